@@ -1,0 +1,247 @@
+"""The configuration: flags beat environment, environment beats the file, the file beats defaults.
+
+Each section is one class and each key one field with its check, so the classes below are the list
+of what can be set. `load_config` reports every fault at once, each with where it stands (file and
+key, or environment variable, or flag), what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import attrs
+
+from edge.errors import ConfigError, Fault
+from edge.structure import Faulty, between, key, keys_of, one_of, structure, text, unknown_key
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENVIRONMENT_PREFIX = "DLM_EDGE_"
+
+
+def _site_id(value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {value!r}")
+
+
+@attrs.frozen
+class SiteConfig:
+    """The place that is measured."""
+
+    id: str = key("site", check=_site_id)
+    name: str = key("My site", check=text(100))
+    grid_capacity_kw: float = key(500.0, check=between(0.1, 1_000_000, "kW"))
+
+
+@attrs.frozen
+class ApiConfig:
+    """The REST API's door."""
+
+    host: str = key("127.0.0.1", check=text(255))
+    port: int = key(3000, check=between(0, 65535))
+    allow_unauthenticated: bool = key(False)
+    max_connections: int = key(64, check=between(2, 1000))
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only programs on this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+@attrs.frozen
+class CycleConfig:
+    """The control cycle."""
+
+    tick_ms: int = key(100, check=between(100, 1000, "ms"))
+
+
+@attrs.frozen
+class LoadConfig:
+    """The available capacity."""
+
+    failsafe_available_kw: float = key(0.0, check=between(0, 1_000_000, "kW"))
+
+
+@attrs.frozen
+class StateConfig:
+    """Where the registered meters are kept."""
+
+    dir: str = key("persistence", check=text(1000))
+
+
+@attrs.frozen
+class LogConfig:
+    """What is logged, to standard error."""
+
+    level: str = key("info", check=one_of("debug", "info", "warning", "error"))
+
+
+@attrs.frozen
+class Config:
+    """All settings of the service, checked. What can be set stands in the section classes."""
+
+    site: SiteConfig = key(attrs.Factory(SiteConfig))
+    api: ApiConfig = key(attrs.Factory(ApiConfig))
+    cycle: CycleConfig = key(attrs.Factory(CycleConfig))
+    load: LoadConfig = key(attrs.Factory(LoadConfig))
+    state: StateConfig = key(attrs.Factory(StateConfig))
+    log: LogConfig = key(attrs.Factory(LogConfig))
+
+
+SECTIONS: dict[str, type] = {
+    name: section for name, section in get_type_hints(Config).items() if attrs.has(section)
+}
+
+NEEDS_RESTART = ("site.id", "api", "cycle", "state")
+"""What a running service cannot take over when the file is reloaded; the rest it can."""
+
+
+def load_config(
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> Config:
+    """Read the configuration.
+
+    file: TOML; None for defaults only. environment: searched for DLM_EDGE_<SECTION>_<KEY>.
+    flags: `section.key` → value, for what the command line gave.
+    Relative `state.dir` in the file is taken from the file's own folder.
+    Raises ConfigError with every fault; no other I/O than reading the file.
+    """
+    document: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    faults: list[Fault] = []
+    if file is not None:
+        document = _read_toml(file)
+        _anchor_state_dir(document, file.parent)
+    _overlay(document, origins, _from_environment(environment, faults))
+    _overlay(
+        document,
+        origins,
+        (
+            (path, value, f"--{path.rpartition('.')[2].replace('_', '-')}")
+            for path, value in flags.items()
+        ),
+    )
+    try:
+        config = structure(Config, document)
+    except Faulty as exc:
+        raise ConfigError("", faults + [_located(f, origins, file) for f in exc.faults]) from None
+    faults += [_located(fault, origins, file) for fault in _cross_faults(config)]
+    if faults:
+        raise ConfigError("", faults)
+    return config
+
+
+def changes_that_need_restart(old: Config, new: Config) -> list[str]:
+    """Name the keys that differ and that a running service cannot take over."""
+
+    def value(config: Config, path: str) -> Any:
+        result: Any = config
+        for name in path.split("."):
+            result = getattr(result, name)
+        return result
+
+    return [path for path in NEEDS_RESTART if value(old, path) != value(new, path)]
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = "no such file; give its path with --config"
+    except OSError as exc:
+        message = f"cannot be read ({exc.strerror}); mend its permissions"
+    except UnicodeDecodeError:
+        message = "is not UTF-8 text; save it as UTF-8"
+    except tomllib.TOMLDecodeError as exc:
+        message = f"is not valid TOML: {exc}; mend that line"
+    raise ConfigError(str(file), [Fault("", message)])
+
+
+def _anchor_state_dir(document: dict[str, Any], folder: Path) -> None:
+    state = document.get("state")
+    if isinstance(state, dict) and isinstance(state.get("dir"), str) and state["dir"].strip():
+        state["dir"] = str((folder / state["dir"]).resolve())
+
+
+def _overlay(
+    document: dict[str, Any], origins: dict[str, str], entries: Iterable[tuple[str, Any, str]]
+) -> None:
+    for path, value, origin in entries:
+        section, _, name = path.partition(".")
+        table = document.setdefault(section, {})
+        if isinstance(table, dict):
+            table[name] = value
+            origins[path] = origin
+
+
+def _from_environment(
+    environment: Mapping[str, str], faults: list[Fault]
+) -> list[tuple[str, Any, str]]:
+    known = {
+        f"{ENVIRONMENT_PREFIX}{section}_{name}".upper(): (f"{section}.{name}", attribute.type)
+        for section, cls in SECTIONS.items()
+        for name, attribute in keys_of(attrs.resolve_types(cls)).items()
+    }
+    entries = []
+    for variable, raw in sorted(environment.items()):
+        if variable in known:
+            path, type_ = known[variable]
+            entries.append((path, _typed(raw, type_), variable))
+        elif variable.startswith(ENVIRONMENT_PREFIX):
+            faults.append(unknown_key(variable, known))
+    return entries
+
+
+def _typed(raw: str, type_: type | None) -> Any:
+    """A variable's text as the key's type; text that does not fit is left for the check to name."""
+    if type_ is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(raw.lower(), raw)
+    if type_ in (int, float):
+        try:
+            return float(raw) if type_ is float else int(raw)
+        except ValueError:
+            return raw
+    return raw
+
+
+def _cross_faults(config: Config) -> list[Fault]:
+    faults = []
+    if not (config.api.on_loopback or config.api.allow_unauthenticated):
+        faults.append(
+            Fault(
+                "api.host",
+                f"{config.api.host!r} can be reached from the network and the API asks for no "
+                "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network "
+                "that you trust",
+            )
+        )
+    if config.load.failsafe_available_kw > config.site.grid_capacity_kw:
+        faults.append(
+            Fault(
+                "load.failsafe_available_kw",
+                f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
+            )
+        )
+    return faults
+
+
+def _located(fault: Fault, origins: Mapping[str, str], file: Path | None) -> Fault:
+    origin = origins.get(fault.path)
+    if origin is not None:
+        return Fault(f"{origin} ({fault.path})", fault.message)
+    return Fault(f"{file}: {fault.path}" if file else fault.path, fault.message)
