@@ -1,0 +1,198 @@
+"""Registers into requests, and words back into values: pure, no socket, no clock.
+
+Packing: the registers of a meter are read in as few requests as their addresses allow. Two are
+read together when the hole between them is at most `max_gap` registers and the block stays within
+`max_registers_per_request`; a value of several words is never split over two requests, because
+its halves would be of different moments.
+
+A device may refuse a block because of a register it does not have, in a hole or among those
+wanted (Modbus exception 2). Then `ModbusReader` splits that block, first at its holes, then into
+single values, and remembers it for as long as the meter stays registered as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+from edge.model import ModbusCommunication, ReadRequest, Register
+
+PHASES = {
+    "power": ("powerL1", "powerL2", "powerL3"),
+    "current": ("currentL1", "currentL2", "currentL3"),
+}
+"""Totals that are the sum of their phases when the meter gives no total of its own."""
+
+RawWords = dict[str, tuple[Register, tuple[int, ...]]]
+"""Quantity → its register and the words read from it, most significant first."""
+
+_FLOAT_FORMATS = {2: ">f", 4: ">d"}
+
+
+class ModbusReader:
+    """One meter's requests, and what it makes of the replies. Line thread only."""
+
+    def __init__(self, communication: ModbusCommunication) -> None:
+        self._communication = communication
+        self.requests = pack(
+            communication.registers,
+            communication.unit_id,
+            communication.max_registers_per_request,
+            communication.max_gap,
+        )
+
+    def split(self, request: ReadRequest) -> tuple[ReadRequest, ...]:
+        """Take a refused request apart; empty when it holds a single value already.
+
+        The parts replace it in `requests`, so that the next poll asks for them at once.
+        """
+        parts = split(request, self._communication.max_registers_per_request)
+        if parts:
+            at = self.requests.index(request)
+            self.requests = self.requests[:at] + parts + self.requests[at + 1 :]
+        return parts
+
+    def decode(
+        self, replies: Iterable[tuple[ReadRequest, Sequence[int]]]
+    ) -> tuple[dict[str, float], RawWords]:
+        """Decode all blocks that could be read: values (see `decode_values`) and raw words."""
+        raw: RawWords = {}
+        for request, words in replies:
+            raw.update(raw_words(request, words))
+        return decode_values(raw, invert=self._communication.invert), raw
+
+
+def pack(
+    registers: Iterable[Register], unit_id: int, max_registers: int, max_gap: int
+) -> tuple[ReadRequest, ...]:
+    """Group registers into the fewest requests, by function code and address.
+
+    max_registers: words of the largest block. max_gap: unwanted words that may be read through.
+    No register may span more than max_registers.
+    """
+    requests: list[ReadRequest] = []
+    block: list[Register] = []
+    stop = 0
+    for register in sorted(registers, key=lambda r: (r.function, r.start, r.stop)):
+        fits = (
+            block
+            and register.function == block[0].function
+            and register.start - stop <= max_gap
+            and max(stop, register.stop) - block[0].start <= max_registers
+        )
+        if not fits and block:
+            requests.append(_request(unit_id, block))
+            block = []
+        stop = max(stop, register.stop) if block else register.stop
+        block.append(register)
+    if block:
+        requests.append(_request(unit_id, block))
+    return tuple(requests)
+
+
+def split(request: ReadRequest, max_registers: int) -> tuple[ReadRequest, ...]:
+    """Take a request apart: at its holes, or without holes into single values; else empty."""
+    parts = pack(request.registers, request.unit_id, max_registers, max_gap=0)
+    if len(parts) == 1:
+        parts = tuple(_request(request.unit_id, [register]) for register in request.registers)
+    return parts if len(parts) > 1 else ()
+
+
+def _request(unit_id: int, block: list[Register]) -> ReadRequest:
+    start = block[0].start
+    stop = max(register.stop for register in block)
+    return ReadRequest(unit_id, block[0].function, start, stop - start, tuple(block))
+
+
+def raw_words(request: ReadRequest, words: Sequence[int]) -> RawWords:
+    """Cut a block into its quantities.
+
+    words: request.count numbers, 0..65535, as they came.
+    """
+    return {
+        register.quantity: (
+            register,
+            tuple(words[address - request.address] for address in register.words),
+        )
+        for register in request.registers
+    }
+
+
+def decode_values(
+    raw: Mapping[str, tuple[Register, tuple[int, ...]]], *, invert: bool
+) -> dict[str, float]:
+    """Decode words into quantity → value in the quantity's unit.
+
+    A quantity without a value (NaN, ±Inf, the device's not-available number) is left out.
+    Power is import − export where both are given apart, and the sum of its phases where there is
+    no total; a sum with a missing part is left out, too. invert turns the sign of all power.
+    """
+    values = {}
+    for name, (register, words) in raw.items():
+        value = decode_register(register, words)
+        if value is not None:
+            values[name] = value
+    if "powerExport" in raw:
+        _net_power(values)
+    for total, phases in PHASES.items():
+        parts = [phase for phase in phases if phase in raw]
+        if total not in raw and parts and all(phase in values for phase in parts):
+            values[total] = _tidy(math.fsum(values[phase] for phase in parts))
+    if invert:
+        for name in ("power", *PHASES["power"], "reactivePower"):
+            if name in values:
+                values[name] = 0.0 - values[name]
+    return values
+
+
+def decode_register(register: Register, words: tuple[int, ...]) -> float | None:
+    """Decode one value. words: most significant first. None when the device gives no value."""
+    number = 0
+    for word in words:
+        number = number << 16 | word
+    if number == register.not_available:
+        return None
+    numerator, denominator = register.scale
+    if register.kind == "float":
+        measured = _float(number, len(words))
+        value = measured * numerator / denominator
+        return value if math.isfinite(value) else None
+    bits = 16 * len(words)
+    if register.kind == "int" and number >> (bits - 1):
+        number -= 1 << bits
+    # True division of whole numbers rounds once: 2301 × 1/10 is 230.1, not 230.10000000000002.
+    return number * numerator / denominator
+
+
+def _float(number: int, words: int) -> float:
+    raw = number.to_bytes(2 * words, "big")
+    (value,) = struct.unpack(_FLOAT_FORMATS[words], raw)
+    if words == 4 or not math.isfinite(value):
+        return float(value)
+    return _shortest(value, raw)
+
+
+def _shortest(value: float, raw: bytes) -> float:
+    """The decimal number of fewest digits that is this float32: 230.1, not 230.10000610351562."""
+    for digits in range(6, 9):
+        candidate = float(f"{value:.{digits}g}")
+        try:
+            if struct.pack(">f", candidate) == raw:
+                return candidate
+        except OverflowError:  # the largest float32 rounds up out of range
+            continue
+    return value
+
+
+def _net_power(values: dict[str, float]) -> None:
+    """Import − export; without either of the two the net power is unknown."""
+    if "power" in values and "powerExport" in values:
+        values["power"] = _tidy(values["power"] - values["powerExport"])
+    else:
+        values.pop("power", None)
+
+
+def _tidy(value: float) -> float:
+    """Clear the float noise of a sum: a nanowatt and below is no measurement."""
+    return round(value, 12)

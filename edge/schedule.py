@@ -1,0 +1,226 @@
+"""Which meters are read at which tick: pure arithmetic on tick numbers, no clock.
+
+Grid. Tick n lies n × tick_ms after the service's start. A meter with poll interval T has the
+slots phase + k × T; it is read at the first tick at or after each slot, so it never drifts and is
+never early. The phase is a fixed share of T that follows from the meter's `slot` number alone (the
+bit-reversed sequence 0, 1/2, 1/4, 3/4, …, which spreads any number of meters evenly), so it is the
+same after every restart. A meter that is new in the plan is also read once at once, within half a
+second and in the same spread order; its grid begins at the first slot one interval later.
+
+One read at a time. A meter that is due while its last read is still pending is an overrun: counted,
+never queued. Slots that passed while the cycle itself stood still are skipped and counted, so a
+stall never ends in a burst.
+
+Failing meters. After the k-th failure in a row a meter rests T × 2^(k-1), at most 60 s; alone on
+its line at most 2 s, so that a grid meter is back quickly; never less than T. On a shared line the
+failing meters wait in one queue and are let on one at a time, only as often as keeps their reads
+within a fifth of the line's time: a read that took d seconds pays for 5 × d from its start. The
+others keep their period. A failure of the whole line is nobody's fault and rests nobody: the line
+itself spaces its attempts to reopen.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import ceil
+
+from edge.model import Meter
+
+MAX_REST_MS = 60_000
+MAX_REST_ALONE_MS = 2_000
+FAILING_SHARE = 0.2
+"""Part of a shared line's time that its failing meters may use together."""
+FIRST_READS_WITHIN_MS = 500
+
+
+@dataclass(frozen=True)
+class Read:
+    """A meter to be read now. trial: it was failing, so one attempt without retries is enough."""
+
+    meter: Meter
+    trial: bool
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Polls of a meter that did not take place.
+
+    overruns: the last one was still pending. skips: the cycle itself stood still.
+    """
+
+    meter: Meter
+    overruns: int
+    skips: int
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One meter's place in the plan. next_slot: k of the slot at due_tick; None: first read."""
+
+    meter: Meter
+    order: int
+    line: _Line
+    phase_ms: int
+    due_tick: int
+    next_slot: int | None = None
+    pending: bool = False
+    started_tick: int = 0
+    failures: int = 0
+    rest_until_tick: int = 0
+    waiting: bool = False
+
+
+@dataclass(eq=False)
+class _Line:
+    """The failing meters of one line. free_tick: when the next of them may be let on."""
+
+    meters: int = 0
+    waiting: deque[_Entry] = field(default_factory=deque)
+    trial: _Entry | None = None
+    free_tick: int = 0
+
+
+class Schedule:
+    """The reads of one plan at a time. Cycle thread only."""
+
+    def __init__(self, tick_ms: int) -> None:
+        self._tick_ms = tick_ms
+        self._entries: dict[str, _Entry] = {}
+        self._lines: dict[str, _Line] = {}
+        self._shared_lines: list[_Line] = []
+        self._heap: list[tuple[int, int, _Entry]] = []
+
+    def replace(self, meters: Iterable[Meter], tick: int) -> None:
+        """Take over a new plan at `tick`, in the order given.
+
+        A meter that is the same object as before keeps its grid, its pending read and its
+        failures; a changed one starts anew.
+        """
+        old, self._entries = self._entries, {}
+        old_lines, self._lines = self._lines, {}
+        for order, meter in enumerate(meters):
+            line = self._lines.get(meter.line)
+            if line is None:
+                line = self._lines[meter.line] = _Line()
+                if meter.line in old_lines:
+                    line.free_tick = old_lines[meter.line].free_tick
+            line.meters += 1
+            entry = old.get(meter.id)
+            if entry is None or entry.meter is not meter:
+                entry = self._new_entry(meter, order, line, tick)
+            self._carry_over(entry, order, line)
+            self._entries[meter.id] = entry
+        self._shared_lines = [line for line in self._lines.values() if line.meters > 1]
+        self._heap = [(entry.due_tick, entry.order, entry) for entry in self._entries.values()]
+        heapq.heapify(self._heap)
+
+    def due(self, tick: int) -> tuple[list[Read], list[LeftOut]]:
+        """Give the reads to start at `tick`, and the polls that are left out.
+
+        Each call's tick must be later than the last one's. Every read given is pending until
+        `finished` is called for it.
+        """
+        reads: list[Read] = []
+        left_out: list[LeftOut] = []
+        while self._heap and self._heap[0][0] <= tick:
+            _, order, entry = self._heap[0]
+            skips = self._advance(entry, tick)
+            heapq.heapreplace(self._heap, (entry.due_tick, order, entry))
+            if entry.pending or skips:
+                left_out.append(LeftOut(entry.meter, int(entry.pending), skips))
+            if entry.pending:
+                continue
+            if not entry.failures:
+                reads.append(self._start(entry, tick))
+            elif tick >= entry.rest_until_tick and not entry.waiting:
+                if entry.line.meters == 1:
+                    reads.append(self._start(entry, tick))
+                else:
+                    entry.waiting = True
+                    entry.line.waiting.append(entry)
+        for line in self._shared_lines:
+            if line.waiting and line.trial is None and tick >= line.free_tick:
+                entry = line.trial = line.waiting.popleft()
+                entry.waiting = False
+                reads.append(self._start(entry, tick))
+        return reads, left_out
+
+    def finished(self, meter: Meter, *, failed: bool, line_failed: bool, busy_s: float) -> None:
+        """Note how a read ended.
+
+        failed: nothing could be read of the meter and it shall rest. line_failed: its line did; neither a
+        success nor its fault. busy_s: the line's time that it took.
+        """
+        entry = self._entries.get(meter.id)
+        if entry is None or entry.meter is not meter:
+            return
+        entry.pending = False
+        line = entry.line
+        if line.trial is entry:
+            line.trial = None
+        if line_failed:
+            return
+        if not failed:
+            entry.failures = 0
+            return
+        entry.failures += 1
+        entry.rest_until_tick = entry.started_tick + self._rest_ticks(entry)
+        paid_for = ceil(busy_s * 1000 / FAILING_SHARE / self._tick_ms)
+        line.free_tick = max(line.free_tick, entry.started_tick + paid_for)
+
+    def _new_entry(self, meter: Meter, order: int, line: _Line, tick: int) -> _Entry:
+        share = _bit_reversed(meter.slot)
+        first_read_ms = int(share * min(meter.poll_interval_ms, FIRST_READS_WITHIN_MS))
+        return _Entry(
+            meter=meter,
+            order=order,
+            line=line,
+            phase_ms=int(share * meter.poll_interval_ms),
+            due_tick=tick + first_read_ms // self._tick_ms,
+        )
+
+    @staticmethod
+    def _carry_over(entry: _Entry, order: int, line: _Line) -> None:
+        entry.order = order
+        if entry.line is not line:
+            if entry.line.trial is entry:
+                line.trial = entry
+            entry.line = line
+            entry.waiting = False
+
+    def _advance(self, entry: _Entry, tick: int) -> int:
+        """Move to the next slot after `tick`; returns how many slots went by unread."""
+        now_ms, interval_ms = tick * self._tick_ms, entry.meter.poll_interval_ms
+        if entry.next_slot is None:
+            wanted = -((entry.phase_ms - now_ms - interval_ms) // interval_ms)
+        else:
+            wanted = entry.next_slot + 1
+        entry.next_slot = max(wanted, (now_ms - entry.phase_ms) // interval_ms + 1)
+        slot_ms = entry.phase_ms + entry.next_slot * interval_ms
+        entry.due_tick = -(-slot_ms // self._tick_ms)
+        return entry.next_slot - wanted
+
+    def _start(self, entry: _Entry, tick: int) -> Read:
+        entry.pending = True
+        entry.started_tick = tick
+        return Read(entry.meter, trial=entry.failures > 0)
+
+    def _rest_ticks(self, entry: _Entry) -> int:
+        interval_ms = entry.meter.poll_interval_ms
+        longest_ms = MAX_REST_ALONE_MS if entry.line.meters == 1 else MAX_REST_MS
+        rest_ms = interval_ms << min(entry.failures - 1, 20)
+        return max(interval_ms, min(rest_ms, longest_ms)) // self._tick_ms
+
+
+def _bit_reversed(number: int) -> float:
+    """The van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, 5/8, …, each in 0..1."""
+    result, share = 0.0, 0.5
+    while number:
+        if number & 1:
+            result += share
+        number >>= 1
+        share /= 2
+    return result
