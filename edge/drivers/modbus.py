@@ -1,0 +1,471 @@
+"""Modbus over TCP, over a serial line (RTU), and RTU frames over TCP.
+
+The only module that touches pymodbus, whose API changes between releases. Its codec is used
+(frames, PDUs, checksums); its clients are not: they retry inside themselves, keep a socket open
+after a time-out, and take a late reply for the next one where frames carry no transaction id.
+
+Trusting a reply. A device may answer after we stopped waiting, and its answer must never pass for
+the answer to another question.
+
+- Modbus TCP: the reply must carry the request's transaction id, unit and function. After a
+  time-out or a mismatch the socket is closed, and the ids go on counting on the next one.
+- RTU has no id. The line is drained before each request, and a reply must have the request's
+  unit, function and byte count and a right checksum. What unit, function and byte count cannot
+  tell apart is a reply still *owed* to an earlier request for other registers of the same size on
+  the same unit: before such a request the owed reply is waited for and thrown away, until it
+  came or has been overdue for as long as its request was given. That also holds across a new
+  connection, since a transparent serial server passes late bytes on to whoever is connected.
+
+Sources: MODBUS Application Protocol V1.1b3, sections 6.3, 6.4 and 7; MODBUS Messaging on TCP/IP
+Implementation Guide V1.0b, section 3.1.3; MODBUS over Serial Line V1.02, sections 2.5.1 and 2.5.2.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import serial
+from pymodbus.framer import FramerRTU, FramerSocket
+from pymodbus.pdu import DecodePDU
+from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
+
+from edge.errors import BadReply, LineError, NoReply, Refused
+from edge.model import Endpoint, ReadRequest
+
+_REQUESTS = {3: ReadHoldingRegistersRequest, 4: ReadInputRegistersRequest}
+_MBAP_BYTES = 7
+_LONGEST_MBAP_LENGTH = 254
+_LONGEST_RTU_FRAME = 256
+_LONGEST_DRAIN_S = 0.5
+
+_EXCEPTIONS = {
+    1: "illegal function; try the other registerType (holding or input)",
+    2: "illegal data address; check the register addresses in the meter's manual",
+    3: "illegal data value; lower maxRegistersPerRequest",
+    4: "server device failure; restart the meter if it stays",
+    5: "acknowledge: it is still working on it; raise pollInterval",
+    6: "server device busy; raise pollInterval",
+    8: "memory parity error; have the meter checked",
+    10: "gateway path unavailable; check the gateway's settings",
+    11: "the gateway is there but the device behind it is silent; check unitId, wiring and power",
+}
+
+
+class ModbusDriver:
+    """Reads holding and input registers over one endpoint. Line thread only."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._wire: _Wire = (
+            _SerialWire(endpoint) if endpoint.transport == "rtu" else _TcpWire(endpoint)
+        )
+        framing = _TcpFraming if endpoint.transport == "tcp" else _RtuFraming
+        self._framing: _Framing = framing(self._wire)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the wire is open as far as is known."""
+        return self._wire.is_open
+
+    def open(self, timeout_s: float) -> None:
+        """Open the wire; see `Driver.open`."""
+        if not self._wire.is_open:
+            self._wire.open(timeout_s)
+
+    def read(self, request: ReadRequest, timeout_s: float) -> Sequence[int]:
+        """Read one block; see `Driver.read`. At most 125 words."""
+        try:
+            unasked = self._wire.receive(0)
+        except NoReply:
+            # The peer closed an idle connection, as gateways do: no fault of this request.
+            unasked = b""
+            self._wire.open(timeout_s)
+        pdu = self._framing.ask(request, timeout_s, unasked)
+        if pdu[0] & 0x80:
+            code = pdu[1]
+            meaning = _EXCEPTIONS.get(code, "a code that the standard does not know")
+            raise Refused(
+                code, f"{_asked(request)} was refused with Modbus exception {code}: {meaning}."
+            )
+        return [int.from_bytes(pdu[at : at + 2], "big") for at in range(2, len(pdu), 2)]
+
+    def close(self) -> None:
+        """Close the wire; see `Driver.close`."""
+        self._wire.close()
+
+
+def _asked(request: ReadRequest) -> str:
+    kind = "holding" if request.function == 3 else "input"
+    last = request.address + request.count - 1
+    span = f"register {last}" if request.count == 1 else f"registers {request.address} to {last}"
+    return f"Unit {request.unit_id}: reading {kind} {span}"
+
+
+def _request_pdu(request: ReadRequest, transaction_id: int = 0) -> ReadHoldingRegistersRequest:
+    return _REQUESTS[request.function](
+        address=request.address,
+        count=request.count,
+        dev_id=request.unit_id,
+        transaction_id=transaction_id,
+    )
+
+
+def _silence(request: ReadRequest, timeout_s: float) -> NoReply:
+    return NoReply(
+        f"{_asked(request)} got no answer within {timeout_s * 1000:.0f} ms; check unitId, wiring "
+        "and power, or raise timeout."
+    )
+
+
+# --- Framing: which bytes are the answer ---------------------------------------------------------
+
+
+class _Framing(Protocol):
+    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
+        """Send a request and give the PDU of its answer: a right one or an exception.
+
+        unasked: what had come before it was sent.
+        """
+
+
+class _TcpFraming:
+    """MBAP frames, told apart by transaction id."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._framer = FramerSocket(DecodePDU(is_server=False))
+        self._transaction_id = 0
+
+    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
+        if unasked:
+            # The stream is out of step with us; a new one is not.
+            self._wire.close()
+            self._wire.open(timeout_s)
+        self._transaction_id = self._transaction_id % 0xFFFF + 1
+        self._wire.send(self._framer.buildFrame(_request_pdu(request, self._transaction_id)))
+        try:
+            return self._await_answer(request, time.monotonic() + timeout_s, timeout_s)
+        except (NoReply, BadReply):
+            self._wire.distrust()
+            raise
+
+    def _await_answer(self, request: ReadRequest, deadline_s: float, timeout_s: float) -> bytes:
+        buffer = b""
+        while True:
+            if len(buffer) >= _MBAP_BYTES:
+                protocol_id = int.from_bytes(buffer[2:4], "big")
+                length = int.from_bytes(buffer[4:6], "big")
+                if protocol_id != 0 or not 3 <= length <= _LONGEST_MBAP_LENGTH:
+                    raise BadReply(
+                        f"{_asked(request)} got bytes that are not Modbus TCP; check host, port "
+                        "and transport (a serial gateway may want rtu-over-tcp)."
+                    )
+                used, unit_id, transaction_id, pdu = self._framer.decode(buffer)
+                if used:
+                    right = transaction_id == self._transaction_id and unit_id == request.unit_id
+                    if not right or not _fits(request, pdu):
+                        raise BadReply(
+                            f"{_asked(request)} got the answer to another request; the "
+                            "connection is opened anew."
+                        )
+                    return pdu
+            chunk = self._wire.receive(deadline_s - time.monotonic())
+            if not chunk:
+                if buffer:
+                    raise BadReply(f"{_asked(request)} got half an answer; check the network.")
+                raise _silence(request, timeout_s)
+            buffer += chunk
+
+
+@dataclass
+class _Owed:
+    """A reply that may still come on an RTU line. until_s: monotonic time it is waited for."""
+
+    request: ReadRequest
+    until_s: float
+
+
+class _RtuFraming:
+    """RTU frames, told apart by unit, function, byte count and what is still owed."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._framer = FramerRTU(DecodePDU(is_server=False))
+        self._owed: list[_Owed] = []
+
+    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
+        if unasked:
+            self._drain()
+        self._await_owed(request)
+        self._wire.send(self._framer.buildFrame(_request_pdu(request)))
+        deadline_s = time.monotonic() + timeout_s
+        pdu, noise = self._find(request, deadline_s)
+        if pdu is not None:
+            self._answered(request, timeout_s)
+            return pdu
+        self._owed.append(_Owed(request, deadline_s + timeout_s))
+        self._wire.distrust()
+        if noise:
+            raise BadReply(
+                f"{_asked(request)} got {noise} bytes that are not its answer; check baudrate, "
+                "parity, wiring and that no two devices share a unit id."
+            )
+        raise _silence(request, timeout_s)
+
+    def _drain(self) -> None:
+        """Throw away what comes until the line is quiet."""
+        give_up_s = time.monotonic() + _LONGEST_DRAIN_S
+        while self._wire.receive(self._wire.quiet_s):
+            if time.monotonic() > give_up_s:
+                raise BadReply(
+                    "The line is never quiet, so no answer on it can be trusted; check wiring, "
+                    "termination and baudrate."
+                )
+
+    def _await_owed(self, request: ReadRequest) -> None:
+        """Let late replies pass that would look like this request's answer."""
+        now_s = time.monotonic()
+        self._owed = [owed for owed in self._owed if owed.until_s > now_s]
+        for owed in list(self._owed):
+            if _alike(owed.request, request) and owed.request.address != request.address:
+                self._find(owed.request, owed.until_s)
+                self._owed.remove(owed)
+                self._drain()
+
+    def _answered(self, request: ReadRequest, timeout_s: float) -> None:
+        """Keep the account: this answer may be the one owed to the same question asked before.
+
+        Then the answer to the repetition is still to come.
+        """
+        for owed in self._owed:
+            if _alike(owed.request, request):
+                owed.until_s = time.monotonic() + timeout_s
+
+    def _find(self, request: ReadRequest, deadline_s: float) -> tuple[bytes | None, int]:
+        """Wait for a frame that fits; returns its PDU, or None and how many bytes came instead."""
+        buffer = b""
+        while True:
+            pdu = self._search(request, buffer)
+            if pdu is not None:
+                return pdu, 0
+            # What can no longer be the start of a frame is let go, or noise would pile up.
+            buffer = buffer[-_LONGEST_RTU_FRAME:]
+            chunk = self._wire.receive(deadline_s - time.monotonic())
+            if not chunk:
+                return None, len(buffer)
+            buffer += chunk
+
+    @staticmethod
+    def _search(request: ReadRequest, buffer: bytes) -> bytes | None:
+        answer = bytes((request.unit_id, request.function, 2 * request.count))
+        refusal = bytes((request.unit_id, request.function | 0x80))
+        for head, length in ((answer, 5 + 2 * request.count), (refusal, 5)):
+            at = buffer.find(head)
+            while at >= 0 and len(buffer) - at >= length:
+                end = at + length
+                checksum = int.from_bytes(buffer[end - 2 : end], "big")
+                if FramerRTU.check_CRC(buffer[at : end - 2], checksum):
+                    return buffer[at + 1 : end - 2]
+                at = buffer.find(head, at + 1)
+        return None
+
+
+def _fits(request: ReadRequest, pdu: bytes) -> bool:
+    """Whether a PDU can be the answer: a refusal, or all the bytes that were asked for."""
+    if not pdu:
+        return False
+    if pdu[0] == request.function | 0x80:
+        return len(pdu) >= 2
+    size = 2 * request.count
+    return pdu[0] == request.function and len(pdu) == 2 + size and pdu[1] == size
+
+
+def _alike(one: ReadRequest, other: ReadRequest) -> bool:
+    """Whether the answers to two requests cannot be told apart on an RTU line."""
+    return (one.unit_id, one.function, one.count) == (other.unit_id, other.function, other.count)
+
+
+# --- Wires: bytes in, bytes out ------------------------------------------------------------------
+
+
+class _Wire(Protocol):
+    quiet_s: float
+    """How long no byte may come before the line counts as quiet."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def open(self, timeout_s: float) -> None:
+        """Raises LineError."""
+
+    def send(self, frame: bytes) -> None:
+        """Raises LineError, or NoReply when the peer closed the connection."""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Give what has come, waiting for at most timeout_s; empty when nothing did.
+
+        Raises LineError, or NoReply when the peer closed the connection.
+        """
+
+    def distrust(self) -> None:
+        """After a time-out or a wrong answer: close what may be dead or out of step."""
+
+    def close(self) -> None:
+        """Never raises."""
+
+
+class _TcpWire:
+    quiet_s = 0.0
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._socket: socket.socket | None = None
+        self._poll = select.poll()
+
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
+    def open(self, timeout_s: float) -> None:
+        host, port = self._endpoint.host, self._endpoint.port
+        try:
+            connection = socket.create_connection((host, port), timeout_s)
+        except socket.gaierror as exc:
+            raise LineError(
+                f"Host name {host!r} is not known; check its spelling, or give an IP address."
+            ) from exc
+        except TimeoutError as exc:
+            raise LineError(
+                f"{host} did not answer within {timeout_s * 1000:.0f} ms; check its address, "
+                "power and network cable."
+            ) from exc
+        except ConnectionRefusedError as exc:
+            raise LineError(
+                f"{host} refused the connection on port {port}; check the port and that Modbus "
+                "TCP is switched on."
+            ) from exc
+        except OSError as exc:
+            raise LineError(
+                f"{host} cannot be reached ({exc.strerror or exc}); check the network."
+            ) from exc
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setblocking(False)
+        self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+
+    def send(self, frame: bytes) -> None:
+        assert self._socket is not None
+        try:
+            sent = self._socket.send(frame)
+        except OSError as exc:
+            raise self._lost() from exc
+        if sent != len(frame):
+            raise self._lost()
+
+    def receive(self, timeout_s: float) -> bytes:
+        assert self._socket is not None
+        if timeout_s > 0 and not self._poll.poll(timeout_s * 1000):
+            return b""
+        try:
+            chunk = self._socket.recv(4096)
+        except BlockingIOError:
+            return b""
+        except OSError as exc:
+            raise self._lost() from exc
+        if not chunk:
+            raise self._lost()
+        return chunk
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def distrust(self) -> None:
+        self.close()
+
+    def _lost(self) -> NoReply:
+        self.close()
+        return NoReply(
+            f"{self._endpoint.host}:{self._endpoint.port} closed the connection instead of "
+            "answering; check unitId, and how many clients the device allows at a time."
+        )
+
+
+class _SerialWire:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._port: serial.Serial | None = None
+        # 3.5 characters of 11 bits; a fixed 1.75 ms above 19200 baud (Serial Line V1.02, 2.5.1.1).
+        self.quiet_s = max(3.5 * 11 / endpoint.baudrate, 0.00175)
+
+    @property
+    def is_open(self) -> bool:
+        return self._port is not None
+
+    def open(self, timeout_s: float) -> None:
+        endpoint = self._endpoint
+        try:
+            self._port = serial.Serial(
+                endpoint.serial_port,
+                endpoint.baudrate,
+                bytesize=endpoint.bytesize,
+                parity=endpoint.parity,
+                stopbits=endpoint.stopbits,
+                timeout=0,
+                write_timeout=timeout_s,
+                exclusive=True,
+            )
+        except (serial.SerialException, OSError, ValueError) as exc:
+            raise LineError(
+                f"Serial port {endpoint.serial_port} cannot be opened ({_reason(exc)}); check the "
+                "adapter and that nothing else uses it."
+            ) from exc
+
+    def send(self, frame: bytes) -> None:
+        assert self._port is not None
+        try:
+            self._port.write(frame)
+        except (serial.SerialException, OSError) as exc:
+            raise self._lost(exc) from exc
+
+    def receive(self, timeout_s: float) -> bytes:
+        assert self._port is not None
+        try:
+            ready, _, _ = select.select([self._port.fileno()], [], [], max(0.0, timeout_s))
+            if not ready:
+                return b""
+            chunk = bytes(self._port.read(4096))
+        except (serial.SerialException, OSError) as exc:
+            raise self._lost(exc) from exc
+        if not chunk:
+            raise self._lost(None)
+        return chunk
+
+    def close(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            try:
+                port.close()
+            except (serial.SerialException, OSError):
+                # The adapter was pulled out: there is nothing left to close.
+                return
+
+    def distrust(self) -> None:
+        """A serial port stays open: it has no connection that could be dead."""
+
+    def _lost(self, exc: Exception | None) -> LineError:
+        self.close()
+        why = f" ({_reason(exc)})" if exc is not None else ""
+        return LineError(
+            f"Serial port {self._endpoint.serial_port} is gone{why}; plug the adapter in again."
+        )
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc)

@@ -1,0 +1,113 @@
+"""The process image: next values come in at any time, one immutable view goes out per tick.
+
+As in a PLC: line threads `put` results whenever they come; once per tick the cycle calls `advance`
+and what it gives back cannot change under its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import inf
+from queue import Empty, SimpleQueue
+
+from edge.model import Meter, MeterState, PollResult, Status
+
+
+class ProcessImage:
+    """What is known of each meter. `put` from any thread, all else on the cycle's."""
+
+    def __init__(self) -> None:
+        self._next: SimpleQueue[PollResult] = SimpleQueue()
+        self._stale_check_mono_s = inf
+        self.meters: Mapping[str, MeterState] = {}
+        """By id, in order of registration; never changed, replaced by `advance`."""
+
+    def put(self, result: PollResult) -> None:
+        """Hand in how a poll ended; it appears at the next tick. Never blocks.
+
+        At most one result per meter and tick comes, as a meter has one read pending.
+        """
+        self._next.put(result)
+
+    def replace(self, meters: Iterable[Meter]) -> None:
+        """Take over a new plan.
+
+        A meter that is still read in the same way keeps what is known of it.
+        """
+        known = self.meters
+        states = {}
+        for meter in meters:
+            state = known.get(meter.id)
+            if state is not None and state.meter.communication == meter.communication:
+                states[meter.id] = replace(state, meter=meter)
+            else:
+                states[meter.id] = MeterState(meter)
+        self.meters = states
+        self._stale_check_mono_s = -inf
+
+    def advance(self, mono_s: float) -> list[PollResult]:
+        """Make the results handed in current, and age what did not come.
+
+        mono_s: the tick's time. Returns the results that belonged to the plan; an answer for a
+        meter that is gone or was changed since is dropped.
+        """
+        results = self._take_results()
+        changed = {
+            result.meter.id: _after_poll(self.meters[result.meter.id], result) for result in results
+        }
+        if changed:
+            self.meters = {**self.meters, **changed}
+        self._age(mono_s)
+        return results
+
+    def _take_results(self) -> list[PollResult]:
+        results: list[PollResult] = []
+        while True:
+            try:
+                result = self._next.get_nowait()
+            except Empty:
+                return results
+            state = self.meters.get(result.meter.id)
+            if state is not None and state.meter is result.meter:
+                results.append(result)
+                if result.reading is not None:
+                    self._stale_check_mono_s = min(self._stale_check_mono_s, _stale_at(result))
+
+    def _age(self, mono_s: float) -> None:
+        """Turn what was online and is too old to offline; look only when the oldest is due."""
+        if mono_s <= self._stale_check_mono_s:
+            return
+        stale = {}
+        self._stale_check_mono_s = inf
+        for id_, state in self.meters.items():
+            if state.status is not Status.ONLINE or state.reading is None:
+                continue
+            stale_after_s = state.meter.stale_after_ms / 1000
+            stale_mono_s = state.reading.mono_s + stale_after_s
+            if mono_s > stale_mono_s:
+                stale[id_] = replace(
+                    state,
+                    status=Status.OFFLINE,
+                    last_error=f"Nothing arrived for {stale_after_s:g} s; check the meter and its "
+                    "line.",
+                )
+            else:
+                self._stale_check_mono_s = min(self._stale_check_mono_s, stale_mono_s)
+        if stale:
+            self.meters = {**self.meters, **stale}
+
+
+def _stale_at(result: PollResult) -> float:
+    assert result.reading is not None
+    return result.reading.mono_s + result.meter.stale_after_ms / 1000
+
+
+def _after_poll(state: MeterState, result: PollResult) -> MeterState:
+    reading = result.reading
+    if reading is None:
+        return replace(state, status=Status.ERROR, last_error=result.error)
+    last_power_kw = state.last_power_kw
+    if not reading.hints:
+        last_power_kw = reading.values.get("power", last_power_kw)
+    return MeterState(state.meter, Status.ONLINE, reading, result.error, last_power_kw)

@@ -1,0 +1,334 @@
+"""The registered meters, and `state.json`, which keeps them over restarts.
+
+Format: {"version": 1, "meters": [{"id", "slot", "registration"}, …]}, where `registration` is the
+document as it was accepted. `slot` is the meter's place in the order of polling; a new meter takes
+the lowest free one.
+
+A change is written to a temporary file, synced, renamed over the old one, and the folder synced;
+before that the old content is kept as `state.json.bak` in the same way. So at any moment, whatever
+is killed, one of the two is whole. A file that cannot be understood is set aside with the ending
+`.broken`, the backup is used, and both are said in `notices`: the service never starts empty in
+silence. A meter that is understood but not valid (edited by hand, or from a newer version) stops
+the start with its faults, because without it too much power would seem free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import ConfigError, Fault, RequestError, StateError
+from edge.meterspec import line_conflicts, merge_patch, parse_meter
+from edge.model import Meter
+from edge.structure import Faulty
+
+VERSION = 1
+STATE_FILE = "state.json"
+BACKUP_FILE = "state.json.bak"
+LOCK_FILE = "state.lock"
+SHOWN_WITHIN_S = 10
+"""A change shows at the next tick; a caller waits no longer than this for it."""
+
+log = logging.getLogger("EnergyMeterManager")
+
+
+class Registry:
+    """Sole writer of `state.json`. `meters` may be read from any thread.
+
+    changed: called with the new meters after they were stored, in the order of the changes; it
+    must not block. Its future is done when the change shows to readers, which a change waits for.
+    """
+
+    def __init__(self, folder: Path, changed: Callable[[tuple[Meter, ...]], Future[None]]) -> None:
+        self.meters: tuple[Meter, ...] = ()
+        """In order of registration; never changed, replaced whole."""
+        self.notices: tuple[str, ...] = ()
+        """What had to be mended at the start, one sentence each."""
+        self._folder = folder
+        self._changed = changed
+        self._stored = b""
+        self._lock_fd: int | None = None
+        # Changes are rare, and only other changes wait for this lock: it may be held across I/O.
+        self._change_lock = threading.Lock()
+
+    def open(self) -> None:
+        """Read the stored meters; for the life of the process nobody else may write them.
+
+        Raises StateError when the folder cannot be used, ConfigError when a meter is not valid.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(
+                f"{self._folder} is used by another dlm-edge; stop it, or give another --state-dir."
+            ) from None
+        except OSError as exc:
+            raise StateError(
+                f"{self._folder} cannot be used ({exc.strerror}); mend its permissions or give "
+                "another --state-dir."
+            ) from exc
+        stored = load_state(self._folder, set_aside=True)
+        self.meters, self._stored, self.notices = stored.meters, stored.content, stored.notices
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def add(self, document: Any) -> Meter:
+        """Register a meter. Raises RequestError or StateError; then nothing has changed.
+
+        Blocks for the write to disk, and until the change shows.
+        """
+        with self._change_lock:
+            meter = _parsed(document, _new_id(), self._free_slot())
+            self._check_against_others(meter)
+            shown = self._store((*self.meters, meter))
+        log.info("Registered meter: %s", meter.name)
+        wait([shown], SHOWN_WITHIN_S)
+        return meter
+
+    def update(self, meter_id: str, patch: Any) -> Meter:
+        """Apply a JSON Merge Patch to a meter's registration; as `add`."""
+        with self._change_lock:
+            old = self._find(meter_id)
+            if not isinstance(patch, dict):
+                raise _invalid([Fault("", "must be an object with the keys to change")])
+            meter = _parsed(merge_patch(old.document, patch), old.id, old.slot)
+            self._check_against_others(meter)
+            shown = self._store(tuple(meter if other is old else other for other in self.meters))
+        wait([shown], SHOWN_WITHIN_S)
+        return meter
+
+    def remove(self, meter_id: str) -> Meter:
+        """Take a meter out; as `add`. Returns the removed one."""
+        with self._change_lock:
+            meter = self._find(meter_id)
+            shown = self._store(tuple(other for other in self.meters if other is not meter))
+        log.info("Removed meter: %s", meter.name)
+        wait([shown], SHOWN_WITHIN_S)
+        return meter
+
+    def _find(self, meter_id: str) -> Meter:
+        for meter in self.meters:
+            if meter.id == meter_id:
+                return meter
+        raise meter_not_found(meter_id)
+
+    def _free_slot(self) -> int:
+        taken = {meter.slot for meter in self.meters}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def _check_against_others(self, meter: Meter) -> None:
+        for other in self.meters:
+            if other.id != meter.id and other.name.casefold() == meter.name.casefold():
+                message = f"a meter named {other.name!r} is registered already as {other.id}"
+                raise RequestError(
+                    409,
+                    "DUPLICATE_NAME",
+                    f"{message[0].upper()}{message[1:]}; choose another name, or change that one "
+                    "with PUT.",
+                    [Fault("name", message)],
+                )
+        conflicts = line_conflicts(meter, self.meters)
+        if conflicts:
+            raise _invalid(conflicts)
+
+    def _store(self, meters: tuple[Meter, ...]) -> Future[None]:
+        content = _dump(meters)
+        try:
+            if self._stored:
+                write_atomically(self._folder / BACKUP_FILE, self._stored)
+            write_atomically(self._folder / STATE_FILE, content)
+        except OSError as exc:
+            raise StateError(
+                f"The change could not be stored in {STATE_FILE} ({exc.strerror}), so nothing was "
+                "changed; free space or mend the disk, then try again."
+            ) from exc
+        self._stored = content
+        self.meters = meters
+        return self._changed(meters)
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """What a state folder holds. content: the file's bytes; notices: what is not as it should."""
+
+    meters: tuple[Meter, ...] = ()
+    content: bytes = b""
+    notices: tuple[str, ...] = ()
+
+
+def load_state(folder: Path, *, set_aside: bool) -> StoredState:
+    """Read the stored meters, from the backup where the file itself is of no use.
+
+    set_aside: move a damaged file out of the way; else nothing on disk is changed.
+    Raises StateError when a file cannot be read, ConfigError when a meter is not valid.
+    """
+    notices = []
+    for file in (folder / STATE_FILE, folder / BACKUP_FILE):
+        content = _read(file)
+        if content is None:
+            continue
+        entries = _entries(file, content)
+        if entries is None:
+            fate = f"was set aside as {_set_aside(file).name}" if set_aside else "cannot be used"
+            notices.append(f"{file.name} is damaged and {fate}.")
+            continue
+        if file.name == BACKUP_FILE:
+            notices.append(
+                f"{STATE_FILE} was missing or damaged, so the {len(entries)} meters of "
+                f"{BACKUP_FILE} are used; check that the last change is among them."
+            )
+        return StoredState(_parse_entries(file, entries), content, tuple(notices))
+    if notices:
+        notices.append(
+            "No meters could be restored; register them again, or put back a copy of "
+            f"{STATE_FILE} and restart."
+        )
+    return StoredState(notices=tuple(notices))
+
+
+def meter_not_found(meter_id: str) -> RequestError:
+    """The answer for an id that no registered meter has."""
+    return RequestError(
+        404,
+        "METER_NOT_FOUND",
+        f"No meter has the id {meter_id!r}; GET /api/energy-meters lists those there are.",
+    )
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Replace a file so that it is whole at any moment: write, sync, rename, sync the folder.
+
+    Raises OSError; then the old file still stands, but for a failing sync of the folder.
+    """
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder_fd = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _dump(meters: tuple[Meter, ...]) -> bytes:
+    entries = [
+        {"id": meter.id, "slot": meter.slot, "registration": meter.document} for meter in meters
+    ]
+    document = {"version": VERSION, "meters": entries}
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise StateError(f"{file} cannot be read ({exc.strerror}); mend its permissions.") from exc
+
+
+def _entries(file: Path, content: bytes) -> list[dict[str, Any]] | None:
+    """The stored entries; None when the file is damaged.
+
+    Raises ConfigError for a file of a newer service: it is sound, but not for us to read.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or type(document.get("version")) is not int:
+        return None
+    if document["version"] > VERSION:
+        message = f"is of a newer dlm-edge than this one, which knows {VERSION}; install that one"
+        raise ConfigError(str(file), [Fault("version", message)])
+    entries = document.get("meters")
+    if not isinstance(entries, list):
+        return None
+    for entry in entries:
+        if not (
+            isinstance(entry, dict)
+            and isinstance(entry.get("id"), str)
+            and type(entry.get("slot")) is int
+            and isinstance(entry.get("registration"), dict)
+        ):
+            return None
+    return entries
+
+
+def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ...]:
+    meters: list[Meter] = []
+    faults: list[Fault] = []
+    for number, entry in enumerate(entries):
+        path = f"meters[{number}].registration"
+        try:
+            meter = parse_meter(entry["registration"], entry["id"], entry["slot"])
+        except Faulty as exc:
+            faults.extend(Fault(f"{path}.{fault.path}", fault.message) for fault in exc.faults)
+            continue
+        if any(other.id == meter.id or other.name == meter.name for other in meters):
+            faults.append(Fault(path, f"stands twice ({meter.name!r}); delete one of them"))
+        faults.extend(
+            Fault(f"{path}.{fault.path}", fault.message) for fault in line_conflicts(meter, meters)
+        )
+        meters.append(meter)
+    if faults:
+        raise ConfigError(str(file), faults)
+    return tuple(meters)
+
+
+def _set_aside(file: Path) -> Path:
+    number = 0
+    while (target := file.with_name(f"{file.name}.broken{number or ''}")).exists():
+        number += 1
+    try:
+        os.replace(file, target)
+    except OSError as exc:
+        raise StateError(
+            f"{file} is damaged and cannot be set aside ({exc.strerror}); mend the disk."
+        ) from exc
+    return target
+
+
+def _parsed(document: Any, meter_id: str, slot: int) -> Meter:
+    try:
+        return parse_meter(document, meter_id, slot)
+    except Faulty as exc:
+        raise _invalid(exc.faults) from None
+
+
+def _invalid(faults: list[Fault] | tuple[Fault, ...]) -> RequestError:
+    first = f"{faults[0]}"
+    more = f" (and {len(faults) - 1} more faults, see details)" if len(faults) > 1 else ""
+    return RequestError(
+        400, "VALIDATION_ERROR", f"The registration cannot be used: {first}{more}.", faults
+    )
+
+
+def _new_id() -> str:
+    return f"meter_{secrets.token_hex(6)}"
