@@ -1,0 +1,179 @@
+"""The service put together: built from the configuration, started, reloaded and stopped.
+
+Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
+each; `log` writes the log; `reload` waits for SIGHUP. All but main are daemons, so nothing that
+hangs can keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from edge import __version__
+from edge.api.routes import Api, Service, refusal
+from edge.api.server import ApiServer
+from edge.clock import Clock
+from edge.config import Config, changes_that_need_restart
+from edge.cycle import Cycle, SiteLimits
+from edge.drivers import make_driver
+from edge.errors import ConfigError
+from edge.image import ProcessImage
+from edge.line import LineWorker
+from edge.logs import Log
+from edge.model import Meter
+from edge.registry import Registry
+from edge.render import timestamp
+
+log = logging.getLogger("edge.app")
+
+STOP_WITHIN_S = 3.0
+
+
+class App:
+    """One running service.
+
+    load_config: reads the configuration again when SIGHUP comes; raises ConfigError.
+    """
+
+    def __init__(self, config: Config, load_config: Callable[[], Config]) -> None:
+        self._config = config
+        self._load_config = load_config
+        self._reloads: SimpleQueue[None] = SimpleQueue()
+        self._clock = Clock()
+        self._log = Log(config.log.level)
+        self._image = ProcessImage()
+        self._cycle = Cycle(
+            config.cycle.tick_ms, _limits(config), self._image, self._make_line, self._clock
+        )
+        self._registry = Registry(Path(config.state.dir), self._cycle.change_meters)
+        self._stop_started_mono_s = 0.0
+
+    def run(self, registrations: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Serve until SIGTERM or SIGINT. Main thread only.
+
+        registrations: meters to register, or to update where their name is known.
+        Raises ConfigError or StateError when the service cannot start.
+        """
+        threading.excepthook = _end_process
+        with ExitStack() as stack:
+            self._log.start()
+            stack.callback(self._log.stop)
+            self._registry.open()
+            stack.callback(self._registry.close)
+            for notice in self._registry.notices:
+                log.error("%s", notice)
+            self._cycle.change_meters(self._registry.meters)
+            server = self._make_server()
+            server.start()
+            log.info("Listening on http://%s:%d", self._config.api.host, server.port)
+            self._watch_signals()
+            threading.Thread(
+                target=self._register_all, args=(registrations,), name="register", daemon=True
+            ).start()
+            self._cycle.run()
+            log.info("Stopping")
+            server.close(time.monotonic() + STOP_WITHIN_S / 2)
+            self._cycle.close_lines(STOP_WITHIN_S / 2)
+
+    def _make_server(self) -> ApiServer:
+        config = self._config
+        service = Service(
+            snapshot=lambda: self._cycle.snapshot,
+            registry=self._registry,
+            metrics=self._cycle.metrics,
+            clock=self._clock,
+            about={
+                "version": __version__,
+                "site": {"id": config.site.id, "name": config.site.name},
+                "startedAt": timestamp(self._clock.unix_ms()),
+                "notices": list(self._registry.notices),
+            },
+        )
+        return ApiServer(
+            Api(service).handle,
+            refusal,
+            host=config.api.host,
+            port=config.api.port,
+            max_connections=config.api.max_connections,
+        )
+
+    def _make_line(self, meter: Meter) -> LineWorker:
+        endpoint = meter.communication.endpoint
+        driver = make_driver(meter.protocol, endpoint)
+        return LineWorker(endpoint.name, driver, self._image.put, self._clock)
+
+    def _register_all(self, registrations: Sequence[Mapping[str, Any]]) -> None:
+        known = {meter.name: meter.id for meter in self._registry.meters}
+        for document in registrations:
+            if document["name"] in known:
+                self._registry.update(known[document["name"]], document)
+            else:
+                self._registry.add(document)
+
+    def _watch_signals(self) -> None:
+        """Handlers only put on queues: they may interrupt anything, also the holder of a lock."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: self._cycle.stop())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self._reloads.put(None))
+        threading.Thread(target=self._reload_on_signal, name="reload", daemon=True).start()
+
+    def _reload_on_signal(self) -> None:
+        while True:
+            self._reloads.get()
+            try:
+                config = self._load_config()
+            except ConfigError as exc:
+                for fault in str(exc).splitlines():
+                    log.error("%s", fault)
+                log.error("The configuration was not reloaded; the one before stays in force.")
+                continue
+            for key in changes_that_need_restart(self._config, config):
+                log.warning("%s was changed; it takes effect at the next start.", key)
+            self._log.set_level(config.log.level)
+            self._cycle.change_limits(_limits(config))
+            log.info("The configuration was reloaded")
+
+
+def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool) -> None:
+    """Run the service; blocks until a signal ends it. Main thread only.
+
+    demo: serve a simulated site too, registered in a state folder of its own that is thrown away.
+    Raises ConfigError or StateError when the service cannot start.
+    """
+    if not demo:
+        App(config, load_config).run()
+        return
+    from edge.simulate import DemoSite  # only a demo pays for the simulator
+
+    with DemoSite() as site:
+        App(config, load_config).run(site.registrations)
+
+
+def demo_state_dir() -> tempfile.TemporaryDirectory[str]:
+    """A folder for a demo's meters, gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
+
+
+def _limits(config: Config) -> SiteLimits:
+    return SiteLimits(config.site.grid_capacity_kw, config.load.failsafe_available_kw)
+
+
+def _end_process(args: threading.ExceptHookArgs) -> None:
+    """A bug in any thread ends the process, with its traceback; systemd starts it again."""
+    name = args.thread.name if args.thread is not None else "?"
+    print(f"Bug in thread {name}:", file=sys.stderr)
+    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,250 @@
+"""The control cycle: wakes at t0 + n × tick on the monotonic clock, and moves everything on.
+
+Each tick: changes are taken over; the results that came since the last tick become current; the
+load status is computed; the snapshot is published by one assignment; the reads that are due go to
+their lines. A tick that is missed is skipped and counted, never made up for. The cycle itself
+does no I/O: files, sockets and fsync are other threads' work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+
+from edge.clock import Clock
+from edge.image import ProcessImage
+from edge.line import LinePlan, LineWorker
+from edge.load import load_status
+from edge.metrics import Metrics
+from edge.model import Endpoint, Health, LoadStatus, Meter, MeterState, Snapshot, Status
+from edge.schedule import Schedule
+
+log = logging.getLogger("EnergyMeterManager")
+
+HEALTH_WINDOW_TICKS = 600
+
+
+@dataclass(frozen=True)
+class SiteLimits:
+    """The settings that the cycle computes with, kW."""
+
+    grid_capacity_kw: float
+    failsafe_available_kw: float
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Something to take over at the next tick; done is set when it shows in the snapshot."""
+
+    meters: tuple[Meter, ...] | None
+    limits: SiteLimits | None
+    done: Future[None]
+
+
+class Cycle:
+    """The only caller of the schedule, of `image.advance` and of the load rules.
+
+    make_line: makes the worker of a line that a meter is the first on; the cycle starts it.
+    """
+
+    def __init__(
+        self,
+        tick_ms: int,
+        limits: SiteLimits,
+        image: ProcessImage,
+        make_line: Callable[[Meter], LineWorker],
+        clock: Clock,
+    ) -> None:
+        self._tick_s = tick_ms / 1000
+        self._limits = limits
+        self._image = image
+        self._make_line = make_line
+        self._clock = clock
+        self._schedule = Schedule(tick_ms)
+        self._inbox: SimpleQueue[_Change | None] = SimpleQueue()
+        self._changes: list[_Change] = []
+        self._stopping = False
+        self._lines: dict[Endpoint, LineWorker] = {}
+        self._lateness_s: list[float] = []
+        self._load = _load_of(image.meters, limits)
+        self._load_basis = (image.meters, limits)
+        self._health = Health()
+        self.snapshot = self._freeze(0)
+        """The process image at the last tick. Any thread: take the reference once."""
+        self.metrics = Metrics(lambda: self.snapshot)
+
+    # --- From other threads ---
+
+    def change_meters(self, meters: tuple[Meter, ...]) -> Future[None]:
+        """Take over a new plan at the next tick. The future is done when the snapshot shows it."""
+        return self._post(meters, None)
+
+    def change_limits(self, limits: SiteLimits) -> Future[None]:
+        """Compute with other limits from the next tick on."""
+        return self._post(None, limits)
+
+    def stop(self) -> None:
+        """End `run` as soon as the tick under way is done. May be called in a signal handler."""
+        self._inbox.put(None)
+
+    def _post(self, meters: tuple[Meter, ...] | None, limits: SiteLimits | None) -> Future[None]:
+        change = _Change(meters, limits, Future())
+        self._inbox.put(change)
+        return change.done
+
+    # --- The cycle's own thread ---
+
+    def run(self) -> None:
+        """Tick until stopped; then stop the lines, without waiting for them."""
+        start_mono_s = self._clock.mono_s()
+        tick = 0
+        while True:
+            self._wait_until(start_mono_s + tick * self._tick_s)
+            if self._stopping:
+                break
+            late_s = self._clock.mono_s() - start_mono_s - tick * self._tick_s
+            missed = int(late_s / self._tick_s)
+            self.step(tick + missed, late_s, missed)
+            tick += missed + 1
+        for line in self._lines.values():
+            line.stop()
+
+    def close_lines(self, timeout_s: float) -> None:
+        """After `run`: wait for the lines' threads, for timeout_s in all."""
+        deadline_s = self._clock.mono_s() + timeout_s
+        for line in self._lines.values():
+            line.join(max(0.0, deadline_s - self._clock.mono_s()))
+
+    def step(self, tick: int, late_s: float = 0.0, missed: int = 0) -> None:
+        """Do the work of one tick.
+
+        late_s: how long after its deadline. missed: ticks left out before it.
+        """
+        before = self._image.meters
+        self._take_changes()
+        changes, self._changes = self._changes, []
+        for change in changes:
+            self._apply(change, tick)
+        for result in self._image.advance(self._clock.mono_s()):
+            self.metrics.polled(result)
+            self._schedule.finished(
+                result.meter,
+                failed=result.failed,
+                line_failed=result.result == "line_error",
+                busy_s=result.duration_s,
+            )
+        self._count_tick(late_s, missed)
+        self.snapshot = self._freeze(tick)
+        reads, left_out = self._schedule.due(tick)
+        for read in reads:
+            self._lines[read.meter.communication.endpoint].submit(read)
+        for polls in left_out:
+            self.metrics.left_out(polls)
+            self._health = replace(self._health, overruns=self._health.overruns + polls.overruns)
+        for change in changes:
+            change.done.set_result(None)
+        if before is not self._image.meters:
+            self._log_transitions(before)
+
+    def _wait_until(self, mono_s: float) -> None:
+        while not self._stopping:
+            wait_s = mono_s - self._clock.mono_s()
+            if wait_s <= 0:
+                return
+            try:
+                self._receive(self._inbox.get(timeout=wait_s))
+            except Empty:
+                return
+
+    def _take_changes(self) -> None:
+        while True:
+            try:
+                self._receive(self._inbox.get_nowait())
+            except Empty:
+                return
+
+    def _receive(self, change: _Change | None) -> None:
+        if change is None:
+            self._stopping = True
+        else:
+            self._changes.append(change)
+
+    def _apply(self, change: _Change, tick: int) -> None:
+        if change.limits is not None:
+            self._limits = change.limits
+        meters = change.meters
+        if meters is None:
+            meters = tuple(state.meter for state in self._image.meters.values())
+        else:
+            self._image.replace(meters)
+            self._schedule.replace(meters, tick)
+            self.metrics.keep(meters)
+        self._replace_lines(meters)
+
+    def _replace_lines(self, meters: tuple[Meter, ...]) -> None:
+        on_lines: dict[Endpoint, list[Meter]] = {}
+        for meter in meters:
+            on_lines.setdefault(meter.communication.endpoint, []).append(meter)
+        for endpoint in self._lines.keys() - on_lines.keys():
+            self._lines.pop(endpoint).stop()
+        for endpoint, on_line in on_lines.items():
+            line = self._lines.get(endpoint)
+            if line is None:
+                line = self._lines[endpoint] = self._make_line(on_line[0])
+                line.start()
+            line.plan = LinePlan(frozenset(on_line), self._limits.grid_capacity_kw)
+
+    def _freeze(self, tick: int) -> Snapshot:
+        meters = self._image.meters
+        if self._load_basis[0] is not meters or self._load_basis[1] is not self._limits:
+            self._load = _load_of(meters, self._limits)
+            self._load_basis = (meters, self._limits)
+        return Snapshot(
+            tick=tick,
+            mono_s=self._clock.mono_s(),
+            unix_ms=self._clock.unix_ms(),
+            load=self._load,
+            meters=meters,
+            lines=tuple(line.state for line in self._lines.values()),
+            health=self._health,
+        )
+
+    def _count_tick(self, late_s: float, missed: int) -> None:
+        self.metrics.ticked(late_s, missed)
+        self._health = replace(
+            self._health,
+            ticks=self._health.ticks + 1,
+            missed_ticks=self._health.missed_ticks + missed,
+        )
+        self._lateness_s.append(late_s)
+        if len(self._lateness_s) >= HEALTH_WINDOW_TICKS:
+            window = sorted(self._lateness_s)
+            self._lateness_s.clear()
+            self._health = replace(
+                self._health,
+                lateness_p50_ms=window[len(window) // 2] * 1000,
+                lateness_p99_ms=window[len(window) * 99 // 100] * 1000,
+                lateness_max_ms=window[-1] * 1000,
+            )
+
+    def _log_transitions(self, before: Mapping[str, MeterState]) -> None:
+        """Say once when a meter goes away, and once when it is back."""
+        for id_, state in self._image.meters.items():
+            old = before.get(id_)
+            if old is state:
+                continue
+            name = state.meter.name
+            if old is None or old.meter is not state.meter:
+                log.info("Starting monitoring for %s via %s", name, state.meter.protocol)
+            elif old.status is not state.status:
+                if state.status is Status.ONLINE:
+                    log.info("%s is online", name)
+                else:
+                    log.warning("%s is in %s: %s", name, state.status.value, state.last_error)
+
+
+def _load_of(meters: Mapping[str, MeterState], limits: SiteLimits) -> LoadStatus:
+    return load_status(meters.values(), limits.grid_capacity_kw, limits.failsafe_available_kw)

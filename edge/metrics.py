@@ -1,0 +1,253 @@
+"""What Prometheus sees: the table of metrics, counters about ourselves, and the snapshot as series.
+
+Counters and histograms are kept here and moved on by the cycle's thread alone. What the snapshot
+says (meters, load, lines) is computed at scrape time, so a value that is not live has no series.
+Names end in base units (Prometheus, "Metric and label naming"): power in watts, energy in joules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from edge.model import (
+    POLL_RESULTS,
+    LoadQuality,
+    Meter,
+    MeterState,
+    PollResult,
+    Quality,
+    Snapshot,
+    Status,
+)
+from edge.schedule import LeftOut
+
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_METER = ("meter_id", "meter_name", "meter_type")
+_JOULES_PER_KWH = 3_600_000
+_POLL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LATENESS_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric: its full name without `_total`, its kind, what it says, and its labels."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+def _gauge(name: str, help_: str, *labels: str) -> MetricRow:
+    return MetricRow(name, "gauge", help_, labels)
+
+
+def _counter(name: str, help_: str, *labels: str) -> MetricRow:
+    return MetricRow(name, "counter", help_, labels)
+
+
+def _histogram(name: str, help_: str, *labels: str) -> MetricRow:
+    return MetricRow(name, "histogram", help_, labels)
+
+
+METRICS: tuple[MetricRow, ...] = (
+    _gauge("dlm_meter_up", "1 while the meter is online, else 0.", *_METER),
+    _gauge("dlm_meter_reading_age_seconds", "Age of the meter's last reading.", *_METER),
+    _gauge("dlm_meter_suspect", "1 while the reading is outside what is plausible.", *_METER),
+    _gauge("dlm_meter_power_watts", "Active power into what the meter measures.", *_METER),
+    _counter("dlm_meter_energy_joules", "Energy counted by the meter.", *_METER),
+    _counter("dlm_meter_energy_export_joules", "Exported energy counted by the meter.", *_METER),
+    _gauge("dlm_meter_voltage_volts", "Voltage.", *_METER),
+    _gauge("dlm_meter_current_amperes", "Current.", *_METER),
+    _gauge("dlm_meter_power_factor_ratio", "Power factor.", *_METER),
+    _gauge("dlm_meter_frequency_hertz", "Mains frequency.", *_METER),
+    _gauge("dlm_load_grid_capacity_watts", "What the grid connection may carry."),
+    _gauge("dlm_load_pv_production_watts", "Solar production that is counted."),
+    _gauge("dlm_load_building_consumption_watts", "Consumption that is counted; none if unknown."),
+    _gauge("dlm_load_available_capacity_watts", "Power that is free for charging."),
+    _gauge("dlm_load_overload_watts", "By how much the balance is below zero; none if unknown."),
+    _gauge("dlm_load_quality", "1 for the quality of the load status, else 0.", "quality"),
+    _counter("dlm_polls", "Attempts to read a meter, by how they ended.", *_METER, "result"),
+    _counter("dlm_poll_overruns", "Polls left out: the last was still pending.", *_METER),
+    _counter("dlm_poll_skips", "Polls left out: the cycle stood still.", *_METER),
+    _histogram("dlm_poll_duration_seconds", "Time that a poll took of its line.", "line"),
+    _histogram("dlm_schedule_lateness_seconds", "How late a tick began."),
+    _counter("dlm_schedule_missed_ticks", "Ticks left out because the cycle came too late."),
+    _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
+    _counter("dlm_line_opens", "How often the line was opened.", "line"),
+)
+"""Every metric of our own; `process_*` come from prometheus_client."""
+
+_ROWS: Mapping[str, MetricRow] = {row.name: row for row in METRICS}
+
+_LIVE_VALUES: tuple[tuple[str, str, float], ...] = (
+    ("dlm_meter_power_watts", "power", 1000),
+    ("dlm_meter_energy_joules", "energy", _JOULES_PER_KWH),
+    ("dlm_meter_energy_export_joules", "energyExport", _JOULES_PER_KWH),
+    ("dlm_meter_voltage_volts", "voltage", 1),
+    ("dlm_meter_current_amperes", "current", 1),
+    ("dlm_meter_power_factor_ratio", "powerFactor", 1),
+    ("dlm_meter_frequency_hertz", "frequency", 1),
+)
+"""Metric, quantity, and base units in one of the quantity's unit."""
+
+
+class Metrics:
+    """The service's metrics. `polled`, `ticked`, `counted` and `keep` on the cycle's thread."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        disable_created_metrics()  # a second series for each counter, which nobody asks for
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_SnapshotCollector(snapshot))
+        self._polls = self._make_counter("dlm_polls")
+        self._overruns = self._make_counter("dlm_poll_overruns")
+        self._skips = self._make_counter("dlm_poll_skips")
+        self._missed_ticks = self._make_counter("dlm_schedule_missed_ticks")
+        self._poll_duration = self._make_histogram("dlm_poll_duration_seconds", _POLL_BUCKETS_S)
+        self._lateness = self._make_histogram("dlm_schedule_lateness_seconds", _LATENESS_BUCKETS_S)
+        self._labels: dict[str, tuple[str, ...]] = {}
+        self._lines: frozenset[str] = frozenset()
+
+    def keep(self, meters: Iterable[Meter]) -> None:
+        """Take over a new plan: series of meters and lines that are gone end."""
+        meters = tuple(meters)
+        labels = {meter.id: _meter_labels(meter) for meter in meters}
+        for id_, old in self._labels.items():
+            if labels.get(id_) != old:
+                for counter in (self._overruns, self._skips):
+                    counter.remove(*old)
+                for result in POLL_RESULTS:
+                    self._polls.remove(*old, result)
+        for id_, values in labels.items():
+            if self._labels.get(id_) == values:
+                continue
+            self._overruns.labels(*values)
+            self._skips.labels(*values)
+            for result in POLL_RESULTS:
+                self._polls.labels(*values, result)
+        lines = frozenset(meter.line for meter in meters)
+        for line in self._lines - lines:
+            self._poll_duration.remove(line)
+        self._labels, self._lines = labels, lines
+
+    def polled(self, result: PollResult) -> None:
+        """Count how a poll ended."""
+        self._polls.labels(*self._labels[result.meter.id], result.result).inc()
+        self._poll_duration.labels(result.meter.line).observe(result.duration_s)
+
+    def ticked(self, lateness_s: float, missed: int) -> None:
+        """Count a tick and those left out before it."""
+        self._lateness.observe(lateness_s)
+        if missed:
+            self._missed_ticks.inc(missed)
+
+    def left_out(self, polls: LeftOut) -> None:
+        """Count polls that did not take place."""
+        labels = self._labels[polls.meter.id]
+        self._overruns.labels(*labels).inc(polls.overruns)
+        self._skips.labels(*labels).inc(polls.skips)
+
+    def text(self) -> bytes:
+        """Everything in the Prometheus text format. Any thread."""
+        return generate_latest(self._registry)
+
+    def openmetrics(self) -> bytes:
+        """Everything in the OpenMetrics format. Any thread."""
+        answer: bytes = generate_openmetrics(self._registry)
+        return answer
+
+    def _make_counter(self, name: str) -> Counter:
+        row = _ROWS[name]
+        return Counter(row.name, row.help, row.labels, registry=self._registry)
+
+    def _make_histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
+        row = _ROWS[name]
+        return Histogram(row.name, row.help, row.labels, registry=self._registry, buckets=buckets)
+
+
+class _SnapshotCollector(Collector):
+    """Meters, load and lines as the latest snapshot has them."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot()
+        families = {
+            row.name: _family(row)
+            for row in METRICS
+            if row.name.startswith(("dlm_meter_", "dlm_load_", "dlm_line_"))
+        }
+        for state in snapshot.meters.values():
+            _add_meter(families, state, snapshot.mono_s)
+        _add_load(families, snapshot)
+        for line in snapshot.lines:
+            families["dlm_line_up"].add_metric([line.name], float(line.connected))
+            families["dlm_line_opens"].add_metric([line.name], float(line.opened))
+        yield from families.values()
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+
+_Family = GaugeMetricFamily | CounterMetricFamily
+
+
+def _family(row: MetricRow) -> _Family:
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+    return kind(row.name, row.help, labels=row.labels)
+
+
+def _meter_labels(meter: Meter) -> tuple[str, ...]:
+    return (meter.id, meter.name, meter.meter_type)
+
+
+def _add_meter(families: Mapping[str, _Family], state: MeterState, mono_s: float) -> None:
+    labels = _meter_labels(state.meter)
+    families["dlm_meter_up"].add_metric(labels, float(state.status is Status.ONLINE))
+    families["dlm_meter_suspect"].add_metric(labels, float(state.quality is Quality.SUSPECT))
+    if state.reading is None:
+        return
+    age_s = max(0.0, mono_s - state.reading.mono_s)
+    families["dlm_meter_reading_age_seconds"].add_metric(labels, age_s)
+    if state.status is not Status.ONLINE:
+        return
+    for name, quantity, factor in _LIVE_VALUES:
+        value = state.reading.values.get(quantity)
+        if value is not None:
+            families[name].add_metric(labels, value * factor)
+
+
+def _add_load(families: Mapping[str, _Family], snapshot: Snapshot) -> None:
+    load = snapshot.load
+    for name, power_kw in (
+        ("dlm_load_grid_capacity_watts", load.grid_capacity_kw),
+        ("dlm_load_pv_production_watts", load.pv_production_kw),
+        ("dlm_load_building_consumption_watts", load.building_consumption_kw),
+        ("dlm_load_available_capacity_watts", load.available_kw),
+        ("dlm_load_overload_watts", load.overload_kw),
+    ):
+        if power_kw is not None:
+            families[name].add_metric((), power_kw * 1000)
+    for quality in LoadQuality:
+        families["dlm_load_quality"].add_metric([quality.value], float(load.quality is quality))

@@ -1,0 +1,168 @@
+"""The outward spelling of what the service knows: snapshot and registrations to API JSON.
+
+The only place that knows the names, units and time format of the REST answers. Unknown is `null`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from edge.errors import Fault
+from edge.model import (
+    QUANTITY_NAMES,
+    BuildingConsumption,
+    LoadStatus,
+    Meter,
+    MeterState,
+    Reading,
+    Snapshot,
+)
+
+Json = dict[str, Any]
+
+_OUTWARD = {"power": "currentPower", "energy": "totalEnergy"}
+ALWAYS_SHOWN = ("power", "energy", "voltage", "current", "powerFactor", "frequency")
+"""Quantities that every answer has; the others appear for meters that are to give them."""
+
+
+def dump(document: Any) -> bytes:
+    """Encode an answer. NaN and ±Inf are a bug here: they raise ValueError."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def success(data: Any) -> Json:
+    """The shape of every answer that is not a failure; a list also says how long it is."""
+    if isinstance(data, list):
+        return {"success": True, "data": data, "count": len(data)}
+    return {"success": True, "data": data}
+
+
+def failure(message: str, code: str, faults: Sequence[Fault] = ()) -> Json:
+    """The one shape of every failure."""
+    return {
+        "success": False,
+        "error": message,
+        "code": code,
+        "details": [{"field": fault.path, "message": fault.message} for fault in faults],
+    }
+
+
+def timestamp(unix_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(unix_ms // 1000, tz=timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ms % 1000:03d}Z"
+
+
+def meter(state: MeterState) -> Json:
+    """A meter as the list shows it."""
+    about, reading = state.meter, state.reading
+    return {
+        "id": about.id,
+        "name": about.name,
+        "location": about.location,
+        "protocol": about.protocol,
+        "meterType": about.meter_type,
+        "pollInterval": about.poll_interval_ms,
+        "staleAfter": about.stale_after_ms,
+        "maxPower": about.max_power_kw,
+        "status": state.status.value,
+        **_values(about, reading),
+        "lastUpdate": timestamp(reading.unix_ms) if reading is not None else None,
+        "lastError": state.last_error,
+        "quality": state.quality.value,
+        "hints": list(reading.hints) if reading is not None else [],
+    }
+
+
+def meter_details(state: MeterState) -> Json:
+    """A meter on its own: as in the list, and how it is read."""
+    return {**meter(state), "communication": state.meter.document["communication"]}
+
+
+def reading(state: MeterState, snapshot: Snapshot) -> Json:
+    """The current reading of a meter; all `null` when there was none yet."""
+    last = state.reading
+    return {
+        "meterId": state.meter.id,
+        **_values(state.meter, last),
+        "timestamp": timestamp(last.unix_ms) if last is not None else None,
+        "ageSeconds": _age_s(last, snapshot),
+        "quality": state.quality.value,
+        "hints": list(last.hints) if last is not None else [],
+    }
+
+
+def building_consumption(sums: BuildingConsumption, snapshot: Snapshot) -> Json:
+    """The sum over the grid and building meters."""
+    return {
+        "currentPower": sums.power_kw,
+        "totalEnergy": sums.energy_kwh,
+        "meterCount": sums.meter_count,
+        "timestamp": timestamp(snapshot.unix_ms),
+        "quality": sums.quality.value,
+        "excluded": list(sums.excluded),
+    }
+
+
+def load_status(load: LoadStatus, snapshot: Snapshot) -> Json:
+    """How much power is free, kW."""
+    return {
+        "gridCapacity": load.grid_capacity_kw,
+        "pvProduction": load.pv_production_kw,
+        "buildingConsumption": load.building_consumption_kw,
+        "availableCapacity": load.available_kw,
+        "overload": load.overload_kw,
+        "timestamp": timestamp(snapshot.unix_ms),
+        "quality": load.quality.value,
+        "reasons": list(load.reasons),
+    }
+
+
+def system(snapshot: Snapshot, about: Mapping[str, Any]) -> Json:
+    """The service's own health. about: what does not change while it runs."""
+    health = snapshot.health
+    counts: dict[str, int] = {}
+    for state in snapshot.meters.values():
+        counts[state.status.value] = counts.get(state.status.value, 0) + 1
+    return {
+        **about,
+        "timestamp": timestamp(snapshot.unix_ms),
+        "schedule": {
+            "tick": snapshot.tick,
+            "ticks": health.ticks,
+            "missedTicks": health.missed_ticks,
+            "overruns": health.overruns,
+            "latenessP50Ms": health.lateness_p50_ms,
+            "latenessP99Ms": health.lateness_p99_ms,
+            "latenessMaxMs": health.lateness_max_ms,
+        },
+        "meters": counts,
+        "lines": [
+            {
+                "name": line.name,
+                "connected": line.connected,
+                "lastError": line.last_error,
+                "opened": line.opened,
+            }
+            for line in snapshot.lines
+        ],
+    }
+
+
+def _values(about: Meter, reading: Reading | None) -> Json:
+    values = reading.values if reading is not None else {}
+    expected = {register.quantity for register in about.communication.registers}
+    return {
+        _OUTWARD.get(name, name): values.get(name)
+        for name in QUANTITY_NAMES
+        if name in ALWAYS_SHOWN or name in expected
+    }
+
+
+def _age_s(reading: Reading | None, snapshot: Snapshot) -> float | None:
+    if reading is None:
+        return None
+    return round(max(0.0, snapshot.mono_s - reading.mono_s), 3)
