@@ -151,8 +151,8 @@ class Schedule:
     def finished(self, meter: Meter, *, failed: bool, line_failed: bool, busy_s: float) -> None:
         """Note how a read ended.
 
-        failed: nothing could be read of the meter and it shall rest. line_failed: its line did; neither a
-        success nor its fault. busy_s: the line's time that it took.
+        failed: the meter could not be read and shall rest. line_failed: its line could not be
+        opened, which is neither a success nor its fault. busy_s: the line's time that it took.
         """
         entry = self._entries.get(meter.id)
         if entry is None or entry.meter is not meter:

@@ -1,0 +1,280 @@
+"""The REST API: a table of routes, and the functions behind them.
+
+A function takes the service and a request and gives the document of its answer; failures are
+raised. What is read comes from one snapshot, rendered once and shared by all who ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge import render
+from edge.api import Request, Response
+from edge.clock import Clock
+from edge.errors import RequestError, StateError
+from edge.load import building_consumption
+from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
+from edge.model import MeterState, Snapshot
+from edge.registry import Registry, meter_not_found
+
+ALIVE_WITHIN_S = 5.0
+"""The cycle counts as alive while its last tick is not older than this."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes stand on.
+
+    snapshot: gives the latest one. about: what `/api/system` says that never changes in a run.
+    """
+
+    snapshot: Callable[[], Snapshot]
+    registry: Registry
+    metrics: Metrics
+    clock: Clock
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One request being answered. path: the values of the placeholders in the route's path."""
+
+    service: Service
+    request: Request
+    snapshot: Snapshot
+    path: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One call. shared: its answer is the same for all who ask within one snapshot."""
+
+    method: str
+    path: str
+    answer: Callable[[Context], Response]
+    summary: str
+    shared: bool = False
+
+
+# --- Meters --------------------------------------------------------------------------------------
+
+
+def register_meter(context: Context) -> Response:
+    """Register a meter and begin to read it."""
+    meter = context.service.registry.add(_json_body(context.request))
+    state = _state(context.service.snapshot(), meter.id)
+    location = ("Location", f"/api/energy-meters/{meter.id}")
+    return _answer(render.meter_details(state), status=201, headers=(location,))
+
+
+def list_meters(context: Context) -> Response:
+    """List all meters with their last values."""
+    return _answer([render.meter(state) for state in context.snapshot.meters.values()])
+
+
+def show_meter(context: Context) -> Response:
+    """Show a meter and how it is read."""
+    return _answer(render.meter_details(_state(context.snapshot, context.path["id"])))
+
+
+def show_reading(context: Context) -> Response:
+    """Show a meter's current reading and how old it is."""
+    state = _state(context.snapshot, context.path["id"])
+    return _answer(render.reading(state, context.snapshot))
+
+
+def update_meter(context: Context) -> Response:
+    """Change a meter: what the body names is replaced, null removes, the rest stays."""
+    meter = context.service.registry.update(context.path["id"], _json_body(context.request))
+    return _answer(render.meter_details(_state(context.service.snapshot(), meter.id)))
+
+
+def remove_meter(context: Context) -> Response:
+    """Remove a meter; gives back what was removed."""
+    last = context.snapshot.meters.get(context.path["id"])
+    meter = context.service.registry.remove(context.path["id"])
+    return _answer(render.meter_details(last or MeterState(meter)))
+
+
+# --- The site ------------------------------------------------------------------------------------
+
+
+def show_building_consumption(context: Context) -> Response:
+    """Sum up the grid and building meters that are fresh."""
+    sums = building_consumption(context.snapshot.meters.values())
+    return _answer(render.building_consumption(sums, context.snapshot))
+
+
+def show_load_status(context: Context) -> Response:
+    """Say how much power is free for charging, and how far that can be trusted."""
+    return _answer(render.load_status(context.snapshot.load, context.snapshot))
+
+
+# --- The service itself --------------------------------------------------------------------------
+
+
+def show_system(context: Context) -> Response:
+    """Show the service's own health."""
+    return _answer(render.system(context.snapshot, context.service.about))
+
+
+def show_health(context: Context) -> Response:
+    """Say whether the cycle is running; 503 when it is not."""
+    age_s = context.service.clock.mono_s() - context.snapshot.mono_s
+    if age_s > ALIVE_WITHIN_S:
+        raise RequestError(
+            503, "NOT_ALIVE", f"The control cycle last ran {age_s:.0f} s ago; restart the service."
+        )
+    return _answer({"status": "alive"})
+
+
+def show_readiness(context: Context) -> Response:
+    """Say whether answers can be relied on; 503 until the first cycle has run."""
+    if context.snapshot.health.ticks == 0:
+        raise RequestError(503, "NOT_READY", "The service is starting; ask again in a second.")
+    return _answer({"status": "ready"})
+
+
+def show_metrics(context: Context) -> Response:
+    """Give all metrics in the Prometheus text format, or OpenMetrics where it is asked for."""
+    metrics = context.service.metrics
+    if "application/openmetrics-text" in context.request.headers.get("accept", ""):
+        return Response(200, metrics.openmetrics(), OPENMETRICS_TYPE)
+    return Response(200, metrics.text(), TEXT_TYPE)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/api/energy-meters", register_meter, "register a meter"),
+    Route("GET", "/api/energy-meters", list_meters, "list the meters", shared=True),
+    Route(
+        "GET",
+        "/api/energy-meters/consumption/building",
+        show_building_consumption,
+        "sum of the grid and building meters",
+        shared=True,
+    ),
+    Route("GET", "/api/energy-meters/{id}", show_meter, "a meter and how it is read", shared=True),
+    Route(
+        "GET", "/api/energy-meters/{id}/reading", show_reading, "its current reading", shared=True
+    ),
+    Route("PUT", "/api/energy-meters/{id}", update_meter, "change a meter"),
+    Route("DELETE", "/api/energy-meters/{id}", remove_meter, "remove a meter"),
+    Route("GET", "/api/load/status", show_load_status, "power free for charging", shared=True),
+    Route("GET", "/api/system", show_system, "the service's own health", shared=True),
+    Route("GET", "/healthz", show_health, "liveness"),
+    Route("GET", "/readyz", show_readiness, "readiness"),
+    Route("GET", "/metrics", show_metrics, "Prometheus and OpenMetrics"),
+)
+
+
+class Api:
+    """Answers requests by the table. Any thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._shared: tuple[Snapshot, dict[str, Response]] = (service.snapshot(), {})
+
+    def handle(self, request: Request) -> Response:
+        """Answer a request; every error of the project becomes the API's failure shape."""
+        try:
+            return self._answer(request)
+        except RequestError as exc:
+            return refusal(exc)
+        except StateError as exc:
+            return refusal(RequestError(507, "NOT_STORED", str(exc)))
+
+    def _answer(self, request: Request) -> Response:
+        snapshot = self._service.snapshot()
+        shared = self._shared
+        if shared[0] is not snapshot:
+            # Threads may race here; the worst that comes of it is an answer rendered twice.
+            shared = self._shared = (snapshot, {})
+        if request.method == "GET" and (ready := shared[1].get(request.path)) is not None:
+            return ready
+        route, path = _find(request)
+        response = route.answer(Context(self._service, request, snapshot, path))
+        if route.shared:
+            shared[1][request.path] = response
+        return response
+
+
+def refusal(error: RequestError) -> Response:
+    """Put an error into the API's failure shape."""
+    body = render.dump(render.failure(str(error), error.code, error.faults))
+    return Response(error.status, body, headers=error.headers)
+
+
+def _find(request: Request) -> tuple[Route, Mapping[str, str]]:
+    allowed = []
+    for route, pattern in _PATTERNS:
+        match = pattern.fullmatch(request.path)
+        if match is None:
+            continue
+        if route.method == request.method:
+            return route, match.groupdict()
+        allowed.append(route.method)
+        if route.method == "GET":
+            allowed.append("HEAD")
+    if not allowed:
+        raise RequestError(
+            404, "NOT_FOUND", f"There is nothing at {request.path!r}; check the path."
+        )
+    methods = ", ".join(sorted(set(allowed)))
+    raise RequestError(
+        405,
+        "METHOD_NOT_ALLOWED",
+        f"{request.method} does not work on {request.path!r}; use {methods}.",
+        headers=(("Allow", methods),),
+    )
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+
+
+# The longest literal path first, so that `consumption/building` is no meter's id.
+_PATTERNS = [
+    (route, _pattern(route.path)) for route in sorted(ROUTES, key=lambda r: r.path.count("{"))
+]
+
+
+def _answer(data: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(status, render.dump(render.success(data)), headers=headers)
+
+
+def _state(snapshot: Snapshot, meter_id: str) -> MeterState:
+    state = snapshot.meters.get(meter_id)
+    if state is None:
+        raise meter_not_found(meter_id)
+    return state
+
+
+def _json_body(request: Request) -> Any:
+    try:
+        return json.loads(
+            request.body, parse_constant=_no_constant, object_pairs_hook=_object_of_unique_keys
+        )
+    except RecursionError:
+        why = "it is nested too deeply"
+    except UnicodeDecodeError:
+        why = "it is not UTF-8 text"
+    except ValueError as exc:
+        why = str(exc)
+    raise RequestError(400, "MALFORMED_JSON", f"The body is not valid JSON: {why}; mend it.")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return document
