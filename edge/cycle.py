@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
@@ -154,10 +155,8 @@ class Cycle:
             wait_s = mono_s - self._clock.mono_s()
             if wait_s <= 0:
                 return
-            try:
+            with suppress(Empty):
                 self._receive(self._inbox.get(timeout=wait_s))
-            except Empty:
-                return
 
     def _take_changes(self) -> None:
         while True:

@@ -1,0 +1,297 @@
+"""The control cycle, driven tick by tick without a sleep."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edge.clock import Clock
+from edge.cycle import HEALTH_WINDOW_TICKS, Cycle, SiteLimits
+from edge.image import ProcessImage
+from edge.line import LineWorker
+from edge.model import LoadQuality, Meter, PollResult, Snapshot, Status
+from edge.schedule import Read
+from tests.building import FakeClock, a_failure, a_meter, a_reading, an_answer
+
+LIMITS = SiteLimits(grid_capacity_kw=500.0, failsafe_available_kw=0.0)
+TICK_S = 0.1
+
+
+class NoDriver:
+    """A wire that nobody reads from."""
+
+    connected = False
+
+    def open(self, timeout_s: float) -> None:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def read(self, request: object, timeout_s: float) -> Sequence[int]:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def close(self) -> None:
+        pass
+
+
+class StillLine(LineWorker):
+    """A line without a thread, which keeps its reads until the test answers them."""
+
+    def __init__(self, name: str, deliver: Callable[[PollResult], None], clock: Clock) -> None:
+        super().__init__(name, NoDriver(), deliver, clock)
+        self.reads: list[Read] = []
+        self.stopped = False
+
+    def start(self) -> None:
+        pass
+
+    def submit(self, read: Read) -> None:
+        self.reads.append(read)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def join(self, timeout_s: float) -> None:
+        pass
+
+
+class Bench:
+    """A cycle on a fake clock, with lines that the test answers for."""
+
+    def __init__(self, *meters: Meter, limits: SiteLimits = LIMITS) -> None:
+        self.clock = FakeClock()
+        self.image = ProcessImage()
+        self.lines: dict[str, StillLine] = {}
+        self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock)
+        self.tick = -1
+        if meters:
+            self.change(*meters)
+
+    def make_line(self, meter: Meter) -> StillLine:
+        line = StillLine(meter.line, self.image.put, self.clock)
+        self.lines[meter.line] = line
+        return line
+
+    def change(self, *meters: Meter) -> None:
+        done = self.cycle.change_meters(meters)
+        assert not done.done(), "a change is taken over at a tick, not before"
+        self.step()
+        assert done.done()
+
+    def step(self, ticks: int = 1) -> Snapshot:
+        for _ in range(ticks):
+            self.tick += 1
+            self.clock.turn(TICK_S)
+            self.cycle.step(self.tick)
+        return self.cycle.snapshot
+
+    def take_reads(self) -> list[Read]:
+        reads = [read for line in self.lines.values() for read in line.reads]
+        for line in self.lines.values():
+            line.reads.clear()
+        return reads
+
+    def answer(self, power: float) -> None:
+        """Answer all reads that wait."""
+        for read in self.take_reads():
+            reading = a_reading(self.clock.now_mono_s, power=power)
+            self.image.put(an_answer(read.meter, reading))
+
+    def metric(self, name: str) -> float:
+        for line in self.cycle.metrics.text().decode().splitlines():
+            if line.startswith(name):
+                return float(line.rpartition(" ")[2])
+        raise AssertionError(f"{name} is not exported")
+
+
+def on_line(name: str, host: str, **changes: Any) -> Meter:
+    communication = {"host": host, "registers": {"power": 0}}
+    return a_meter(name, communication=communication, **changes)
+
+
+def test_a_reading_reaches_snapshot_and_load_one_tick_after_it_came() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    snapshot = bench.step()
+    assert snapshot.meters[meter.id].status is Status.PENDING
+    assert snapshot.load.quality is LoadQuality.FAILSAFE
+    bench.answer(power=80.0)
+    snapshot = bench.step()
+    assert snapshot.meters[meter.id].live_power_kw == 80.0
+    assert (snapshot.load.available_kw, snapshot.load.quality) == (420.0, LoadQuality.GOOD)
+
+
+def test_a_published_snapshot_never_changes() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    first = bench.step()
+    bench.answer(power=80.0)
+    bench.step()
+    assert first.meters[meter.id].status is Status.PENDING
+    assert first.load.quality is LoadQuality.FAILSAFE
+
+
+def test_a_meter_is_read_once_per_interval_at_its_own_tick() -> None:
+    bench = Bench(a_meter())
+    ticks = []
+    for _ in range(100):
+        if bench.take_reads():
+            ticks.append(bench.tick)
+            bench.image.put(an_answer(next(iter(bench.cycle.snapshot.meters.values())).meter))
+        bench.step()
+    assert ticks[0] == 0, "a new meter is read at once"
+    assert {later - earlier for earlier, later in itertools.pairwise(ticks)} == {10}
+
+
+def test_a_read_that_is_pending_is_not_repeated_but_counted_as_overrun() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    bench.step(35)
+    assert len(bench.take_reads()) == 1
+    assert bench.cycle.snapshot.health.overruns == 3
+    assert bench.metric("dlm_poll_overruns_total{") == 3
+
+
+def test_an_answer_for_a_meter_that_was_changed_meanwhile_is_dropped() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    (read,) = bench.take_reads()
+    communication = replace(meter.communication, unit_id=2)
+    changed = replace(meter, communication=communication)
+    bench.change(changed)
+    bench.image.put(an_answer(read.meter, a_reading(power=1.0)))
+    snapshot = bench.step()
+    assert snapshot.meters[meter.id].status is Status.PENDING
+    assert bench.metric('dlm_polls_total{meter_id="' + meter.id) == 0
+
+
+def test_lines_are_made_and_stopped_with_the_plan() -> None:
+    one, two, three = on_line("1", "a.lan"), on_line("2", "a.lan"), on_line("3", "b.lan")
+    bench = Bench(one, two, three)
+    assert [line.name for line in bench.cycle.snapshot.lines] == [
+        "tcp://a.lan:502",
+        "tcp://b.lan:502",
+    ]
+    assert bench.lines["tcp://a.lan:502"].plan.meters == {one, two}
+    bench.change(two)
+    assert bench.lines["tcp://b.lan:502"].stopped
+    assert not bench.lines["tcp://a.lan:502"].stopped
+    assert bench.lines["tcp://a.lan:502"].plan.meters == {two}
+
+
+def test_a_serial_line_with_other_settings_is_opened_anew() -> None:
+    def meter(baudrate: int) -> Meter:
+        communication = {
+            "transport": "rtu",
+            "serialPort": "/dev/ttyUSB0",
+            "baudrate": baudrate,
+            "registers": {"power": 0},
+        }
+        return a_meter(communication=communication)
+
+    bench = Bench(meter(9600))
+    before = bench.lines["rtu:/dev/ttyUSB0"]
+    bench.change(meter(19200))
+    assert before.stopped
+    assert not bench.lines["rtu:/dev/ttyUSB0"].stopped
+
+
+def test_new_limits_count_from_the_next_tick_on() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    bench.answer(power=80.0)
+    bench.step()
+    done = bench.cycle.change_limits(SiteLimits(100.0, 0.0))
+    snapshot = bench.step()
+    assert done.done()
+    assert (snapshot.load.grid_capacity_kw, snapshot.load.available_kw) == (100.0, 20.0)
+    assert bench.lines[meter.line].plan.grid_capacity_kw == 100.0
+
+
+def test_a_failing_line_rests_no_meter_and_a_failing_meter_rests_itself() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    for result, reads_in_4_s in (("line_error", 4), ("no_reply", 2)):
+        reads = 0
+        for _ in range(40):
+            for read in bench.take_reads():
+                reads += 1
+                bench.image.put(a_failure(read.meter, result))
+            bench.step()
+        assert reads == pytest.approx(reads_in_4_s, abs=1), result
+
+
+def test_health_tells_lateness_and_missed_ticks() -> None:
+    bench = Bench()
+    for tick in range(HEALTH_WINDOW_TICKS):
+        bench.cycle.step(tick, late_s=0.050 if tick == 7 else 0.001, missed=int(tick == 7))
+    bench.cycle.step(HEALTH_WINDOW_TICKS)
+    health = bench.cycle.snapshot.health
+    assert (health.lateness_p50_ms, health.lateness_p99_ms) == (1.0, 1.0)
+    assert health.lateness_max_ms == 50.0
+    assert health.missed_ticks == 1
+    assert bench.metric("dlm_schedule_missed_ticks_total") == 1
+    assert bench.metric("dlm_schedule_lateness_seconds_count") == HEALTH_WINDOW_TICKS + 1
+
+
+def test_a_meter_that_goes_and_comes_back_is_logged_once_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "EnergyMeterManager")
+    bench = Bench(a_meter("Main Building Meter"))
+    for result in ("ok", "no_reply", "no_reply", "no_reply", "ok", "ok"):
+        while not (reads := bench.take_reads()):
+            bench.step()
+        meter = reads[0].meter
+        bench.image.put(
+            an_answer(meter, a_reading(bench.clock.now_mono_s))
+            if result == "ok"
+            else a_failure(meter, error="It is silent.")
+        )
+        bench.step()
+    assert [record.getMessage() for record in caplog.records] == [
+        "Starting monitoring for Main Building Meter via modbus",
+        "Main Building Meter is online",
+        "Main Building Meter is in error: It is silent.",
+        "Main Building Meter is online",
+    ]
+
+
+def test_the_cycle_keeps_absolute_deadlines_and_skips_what_it_misses() -> None:
+    cycle = Cycle(100, LIMITS, ProcessImage(), lambda meter: pytest.fail("no lines"), Clock())
+    ticks: list[tuple[int, float, int]] = []
+    step = cycle.step
+
+    def observed(tick: int, late_s: float = 0.0, missed: int = 0) -> None:
+        ticks.append((tick, late_s, missed))
+        step(tick, late_s, missed)
+        if len(ticks) == 3:
+            time.sleep(0.35)
+        if len(ticks) == 8:
+            cycle.stop()
+
+    cycle.step = observed  # type: ignore[method-assign]
+    runner = threading.Thread(target=cycle.run)
+    runner.start()
+    runner.join(timeout=30)
+    assert not runner.is_alive()
+    numbers = [tick for tick, _, _ in ticks]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
+    assert min(gaps) == 1, "no tick twice, none out of order"
+    assert gaps[2] >= 3, "what it missed it skips"
+    assert gaps == [1 + missed for _, _, missed in ticks[1:]]
+    assert all(0 <= late_s - missed * TICK_S < TICK_S for _, late_s, missed in ticks)
+
+
+def test_a_stop_needs_no_tick() -> None:
+    cycle = Cycle(1000, LIMITS, ProcessImage(), lambda meter: pytest.fail("no lines"), Clock())
+    runner = threading.Thread(target=cycle.run)
+    runner.start()
+    cycle.stop()
+    runner.join(timeout=5)
+    assert not runner.is_alive()

@@ -1,0 +1,175 @@
+"""The outward spelling, compared as whole answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge import render
+from edge.errors import Fault
+from edge.load import load_status
+from edge.model import BuildingConsumption, LoadQuality, MeterState, Snapshot, Status
+from tests.building import a_meter, a_reading
+
+UNIX_MS = 1_760_956_200_123
+
+
+def a_snapshot(*states: MeterState) -> Snapshot:
+    return Snapshot(
+        tick=7,
+        mono_s=12.5,
+        unix_ms=UNIX_MS,
+        load=load_status(states, 500.0, 0.0),
+        meters={state.meter.id: state for state in states},
+    )
+
+
+def an_online_state() -> MeterState:
+    meter = a_meter("Main Building Meter", location="main-building", pollInterval=5000)
+    reading = a_reading(10.0, power=28.5, energy=15420.3, voltage=230.1)
+    return MeterState(meter, Status.ONLINE, replace(reading, unix_ms=UNIX_MS))
+
+
+def test_a_meter_has_the_fields_of_the_guide() -> None:
+    state = an_online_state()
+    assert render.meter(state) == {
+        "id": state.meter.id,
+        "name": "Main Building Meter",
+        "location": "main-building",
+        "protocol": "modbus",
+        "meterType": "grid",
+        "pollInterval": 5000,
+        "staleAfter": 15000,
+        "maxPower": None,
+        "status": "online",
+        "currentPower": 28.5,
+        "totalEnergy": 15420.3,
+        "voltage": 230.1,
+        "current": None,
+        "powerFactor": None,
+        "frequency": None,
+        "lastUpdate": "2025-10-20T10:30:00.123Z",
+        "lastError": None,
+        "quality": "good",
+        "hints": [],
+    }
+
+
+def test_a_meter_never_read_has_null_for_every_value() -> None:
+    shown = render.meter(MeterState(a_meter()))
+    values = ("currentPower", "totalEnergy", "voltage", "current", "powerFactor", "frequency")
+    assert [shown[name] for name in values] == [None] * 6
+    assert (shown["lastUpdate"], shown["status"], shown["quality"]) == (None, "pending", "none")
+
+
+def test_a_meter_on_its_own_shows_how_it_is_read() -> None:
+    state = an_online_state()
+    communication = {
+        "host": "127.0.0.1",
+        "port": 502,
+        "registers": {"power": 0, "energy": 1, "voltage": 2},
+    }
+    assert render.meter_details(state) == {**render.meter(state), "communication": communication}
+
+
+def test_quantities_beyond_the_usual_appear_where_the_meter_is_to_give_them() -> None:
+    registers = {"power": 0, "powerExport": 1, "reactivePower": 2}
+    meter = a_meter(communication={"host": "a", "registers": registers})
+    shown = render.meter(MeterState(meter, Status.ONLINE, a_reading(power=1.0, powerExport=2.0)))
+    assert (shown["powerExport"], shown["reactivePower"]) == (2.0, None)
+    assert "energyExport" not in shown
+
+
+def test_a_reading_tells_its_age() -> None:
+    state = an_online_state()
+    assert render.reading(state, a_snapshot(state)) == {
+        "meterId": state.meter.id,
+        "currentPower": 28.5,
+        "totalEnergy": 15420.3,
+        "voltage": 230.1,
+        "current": None,
+        "powerFactor": None,
+        "frequency": None,
+        "timestamp": "2025-10-20T10:30:00.123Z",
+        "ageSeconds": 2.5,
+        "quality": "good",
+        "hints": [],
+    }
+
+
+def test_no_reading_has_no_age() -> None:
+    state = MeterState(a_meter())
+    shown = render.reading(state, a_snapshot(state))
+    assert (shown["ageSeconds"], shown["timestamp"], shown["quality"]) == (None, None, "none")
+
+
+@pytest.mark.parametrize(
+    ("status", "hints", "quality"),
+    [
+        (Status.ONLINE, ("It is huge.",), "suspect"),
+        (Status.ERROR, (), "stale"),
+        (Status.OFFLINE, ("It is huge.",), "stale"),
+    ],
+)
+def test_what_is_not_live_is_flagged(status: Status, hints: tuple[str, ...], quality: str) -> None:
+    state = MeterState(a_meter(), status, a_reading(hints=hints, power=1.0), "It is silent.")
+    shown = render.reading(state, a_snapshot(state))
+    assert (shown["quality"], shown["hints"]) == (quality, list(hints))
+    assert render.meter(state)["lastError"] == "It is silent."
+
+
+def test_the_load_status_is_in_the_guides_words() -> None:
+    snapshot = a_snapshot(an_online_state())
+    assert render.load_status(snapshot.load, snapshot) == {
+        "gridCapacity": 500.0,
+        "pvProduction": 0.0,
+        "buildingConsumption": 28.5,
+        "availableCapacity": 471.5,
+        "overload": 0.0,
+        "timestamp": "2025-10-20T10:30:00.123Z",
+        "quality": "good",
+        "reasons": [],
+    }
+
+
+def test_building_consumption_names_what_is_excluded() -> None:
+    sums = BuildingConsumption(45.3, 28450.2, 2, ("meter_x",), LoadQuality.DEGRADED)
+    assert render.building_consumption(sums, a_snapshot()) == {
+        "currentPower": 45.3,
+        "totalEnergy": 28450.2,
+        "meterCount": 2,
+        "timestamp": "2025-10-20T10:30:00.123Z",
+        "quality": "degraded",
+        "excluded": ["meter_x"],
+    }
+
+
+def test_success_and_failure_have_one_shape_each() -> None:
+    assert render.success({"a": 1}) == {"success": True, "data": {"a": 1}}
+    assert render.success([1, 2]) == {"success": True, "data": [1, 2], "count": 2}
+    assert render.failure("It is wrong.", "WRONG", [Fault("a.b", "must be 1")]) == {
+        "success": False,
+        "error": "It is wrong.",
+        "code": "WRONG",
+        "details": [{"field": "a.b", "message": "must be 1"}],
+    }
+
+
+def test_nan_is_never_sent() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        render.dump({"power": float("nan")})
+
+
+@given(st.integers(min_value=0, max_value=4_102_444_799_999))
+def test_timestamps_are_rfc_3339_in_utc_and_sort_like_the_times(unix_ms: int) -> None:
+    text = render.timestamp(unix_ms)
+    assert len(text) == len("1970-01-01T00:00:00.000Z")
+    assert text.endswith("Z")
+    assert render.timestamp(unix_ms + 1) > text
+
+
+def test_the_clock_may_start_in_1970() -> None:
+    assert render.timestamp(0) == "1970-01-01T00:00:00.000Z"
