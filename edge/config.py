@@ -8,16 +8,26 @@ key, or environment variable, or flag), what is wrong and what to do.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import attrs
 
 from edge.errors import ConfigError, Fault
-from edge.structure import Faulty, between, key, keys_of, one_of, structure, text, unknown_key
+from edge.structure import (
+    between,
+    key,
+    keys_of,
+    one_of,
+    shown,
+    structure_sound,
+    text,
+    unknown_keys,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,11 +35,13 @@ else:
     import tomli as tomllib
 
 ENVIRONMENT_PREFIX = "DLM_EDGE_"
+FLAGS = {"state.dir": "--state-dir", "api.host": "--host", "api.port": "--port"}
+"""What the command line can set: key → flag."""
 
 
 def _site_id(value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
-        raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {value!r}")
+        raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {shown(value)}")
 
 
 @attrs.frozen
@@ -105,7 +117,7 @@ SECTIONS: dict[str, type] = {
     name: section for name, section in get_type_hints(Config).items() if attrs.has(section)
 }
 
-NEEDS_RESTART = ("site.id", "api", "cycle", "state")
+NEEDS_RESTART = ("site.id", "site.name", "api", "cycle", "state")
 """What a running service cannot take over when the file is reloaded; the rest it can."""
 
 
@@ -121,28 +133,23 @@ def load_config(
     Relative `state.dir` in the file is taken from the file's own folder.
     Raises ConfigError with every fault; no other I/O than reading the file.
     """
-    document: dict[str, Any] = {}
-    origins: dict[str, str] = {}
     faults: list[Fault] = []
-    if file is not None:
-        document = _read_toml(file)
-        _anchor_state_dir(document, file.parent)
+    document = _read_toml(file, faults)
+    unreadable = bool(faults)
+    origins: dict[str, str] = {}
     _overlay(document, origins, _from_environment(environment, faults))
-    _overlay(
-        document,
-        origins,
-        (
-            (path, value, f"--{path.rpartition('.')[2].replace('_', '-')}")
-            for path, value in flags.items()
-        ),
-    )
-    try:
-        config = structure(Config, document)
-    except Faulty as exc:
-        raise ConfigError("", faults + [_located(f, origins, file) for f in exc.faults]) from None
-    faults += [_located(fault, origins, file) for fault in _cross_faults(config)]
+    _overlay(document, origins, ((path, value, FLAGS[path]) for path, value in flags.items()))
+    config, key_faults = structure_sound(Config, document)
+    assert config is not None  # the document is a table
+    faults += [_located(fault, origins, file) for fault in key_faults]
+    if not unreadable:
+        faulty = {fault.path for fault in key_faults}
+        faults += [_located(fault, origins, file) for fault in _cross_faults(config, faulty)]
     if faults:
         raise ConfigError("", faults)
+    if file is not None and "dir" in document.get("state", {}) and "state.dir" not in origins:
+        folder = os.path.realpath(file.parent / config.state.dir)
+        config = attrs.evolve(config, state=attrs.evolve(config.state, dir=folder))
     return config
 
 
@@ -158,24 +165,23 @@ def changes_that_need_restart(old: Config, new: Config) -> list[str]:
     return [path for path in NEEDS_RESTART if value(old, path) != value(new, path)]
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read_toml(file: Path | None, faults: list[Fault]) -> dict[str, Any]:
+    """The file's document; one that is of no use is reported and counts as empty meanwhile."""
+    if file is None:
+        return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        # Some editors put a byte order mark at the start, which TOML does not know.
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         message = "no such file; give its path with --config"
     except OSError as exc:
-        message = f"cannot be read ({exc.strerror}); mend its permissions"
+        message = f"cannot be read ({exc.strerror}); give a file that this user may read"
     except UnicodeDecodeError:
         message = "is not UTF-8 text; save it as UTF-8"
     except tomllib.TOMLDecodeError as exc:
         message = f"is not valid TOML: {exc}; mend that line"
-    raise ConfigError(str(file), [Fault("", message)])
-
-
-def _anchor_state_dir(document: dict[str, Any], folder: Path) -> None:
-    state = document.get("state")
-    if isinstance(state, dict) and isinstance(state.get("dir"), str) and state["dir"].strip():
-        state["dir"] = str((folder / state["dir"]).resolve())
+    faults.append(Fault(str(file), message))
+    return {}
 
 
 def _overlay(
@@ -198,12 +204,14 @@ def _from_environment(
         for name, attribute in keys_of(attrs.resolve_types(cls)).items()
     }
     entries = []
+    unknown = []
     for variable, raw in sorted(environment.items()):
         if variable in known:
             path, type_ = known[variable]
             entries.append((path, _typed(raw, type_), variable))
         elif variable.startswith(ENVIRONMENT_PREFIX):
-            faults.append(unknown_key(variable, known))
+            unknown.append(variable)
+    faults.extend(unknown_keys(unknown, known))
     return entries
 
 
@@ -219,25 +227,31 @@ def _typed(raw: str, type_: type | None) -> Any:
     return raw
 
 
-def _cross_faults(config: Config) -> list[Fault]:
-    faults = []
-    if not (config.api.on_loopback or config.api.allow_unauthenticated):
-        faults.append(
-            Fault(
-                "api.host",
-                f"{config.api.host!r} can be reached from the network and the API asks for no "
-                "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network "
-                "that you trust",
-            )
+def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
+    """What is wrong between keys. faulty: keys and sections that are wrong by themselves."""
+
+    def sound(*paths: str) -> bool:
+        return not any(path in faulty or path.partition(".")[0] in faulty for path in paths)
+
+    if (
+        sound("api.host", "api.allow_unauthenticated")
+        and not config.api.on_loopback
+        and not config.api.allow_unauthenticated
+    ):
+        yield Fault(
+            "api.host",
+            f"{shown(config.api.host)} can be reached from the network and the API asks for no "
+            "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network "
+            "that you trust",
         )
-    if config.load.failsafe_available_kw > config.site.grid_capacity_kw:
-        faults.append(
-            Fault(
-                "load.failsafe_available_kw",
-                f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
-            )
+    if (
+        sound("load.failsafe_available_kw", "site.grid_capacity_kw")
+        and config.load.failsafe_available_kw > config.site.grid_capacity_kw
+    ):
+        yield Fault(
+            "load.failsafe_available_kw",
+            f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
         )
-    return faults
 
 
 def _located(fault: Fault, origins: Mapping[str, str], file: Path | None) -> Fault:

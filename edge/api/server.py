@@ -1,0 +1,722 @@
+"""The shell over http.server: sockets, threads, limits, framing and who may ask. No JSON here.
+
+    thread `http`      accepts; gives each connection its own thread, or makes or refuses room
+    thread `http-<n>`  one connection: head -> who may ask -> body -> handle -> answer, in order
+
+Of http.server this stands on HTTPServer: listening, accepting, shutting down. Its
+BaseHTTPRequestHandler is not used. It reads through a buffered file whose time-out starts anew
+with each received byte, so one slow client could hold a thread for ever; it accepts framing that
+must be refused; its header parser (the email package) costs more than all the rest of a request.
+
+A connection's input is never trusted to be more than bytes: a head is parsed only when whole and
+within its limit, and whatever is not exactly HTTP/1 ends the connection, since where the next
+request begins is then unknown. Source: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import ipaddress
+import itertools
+import logging
+import re
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from http import HTTPStatus
+from http.server import HTTPServer
+from socketserver import BaseRequestHandler, TCPServer
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from edge.api import Request, Response
+from edge.errors import ConfigError, Fault, RequestError
+
+MAX_HEAD_BYTES = 16 * 1024
+MAX_FIELDS = 64
+MAX_BODY_BYTES = 64 * 1024
+
+_RECEIVE_BYTES = 16 * 1024
+_LINGER_S = 1.0
+"""How long a client may take to read a last answer before its connection is closed."""
+_UNFINISHED_S = 1.0
+"""A request unfinished for longer than this may have to make room for another client."""
+_TURNED_AWAY = 16
+"""Connections refused for lack of room that are kept open until their clients have read so."""
+
+_log = logging.getLogger("edge.api")
+
+# --- Bytes to requests ---------------------------------------------------------------------------
+
+_TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_TOKEN = f"{_TCHAR}+"
+_BEGINNING = re.compile(rf"{_TCHAR}|$".encode())
+_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([!-\"$-~]+) HTTP/([0-9])\.([0-9])\r\n".encode())
+_FIELD = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_ABSOLUTE_FORM = re.compile(r"http://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]*))(?::[0-9]*)?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(.+)")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_QUERY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request without its body, and what its framing says about the connection."""
+
+    request: Request
+    body_bytes: int
+    keep_alive: bool
+    """The client wants to go on after this request."""
+    minor: int
+    """The client speaks HTTP/1.<minor>."""
+    without_body: bool
+    """Only the head of the answer is wanted (HEAD)."""
+    awaits_continue: bool
+    """The client sends the body only when told to."""
+
+
+def parse_head(head: bytes) -> Head:
+    """Read a request line and its header fields.
+
+    head: from the request line up to and with the empty line that ends the fields.
+    Raises RequestError for all that is not exactly HTTP/1 or goes beyond a limit; where the next
+    request begins is then unknown.
+    Source: RFC 9112, 3 (request line), 5 (fields), 6 (length), 9.3 (persistence).
+    """
+    method, target, minor = parse_request_line(head)
+    lines = head.decode("latin-1").split("\r\n")[1:-2]
+    if len(lines) > MAX_FIELDS:
+        raise RequestError(431, "HEADERS_TOO_LARGE", f"Send at most {MAX_FIELDS} header fields.")
+    headers: dict[str, str] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise _bad_request("A header field is malformed; send each as `Name: value` and CRLF")
+        name, value = field[1].lower(), field[2].rstrip(" \t")
+        # A joined Host or Content-Length is malformed, so these can not be doubled below.
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+
+    if "host" not in headers and minor:
+        raise _bad_request("A request of HTTP/1.1 needs a Host header")
+    path, query = target, ""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+    elif absolute := _ABSOLUTE_FORM.fullmatch(target):
+        # RFC 9112, 3.2.2: the target's authority stands above the Host header.
+        headers["host"], path, query = absolute[1], absolute[2] or "/", (absolute[3] or "?")[1:]
+    elif target != "*" or method != "OPTIONS":
+        raise _bad_request("The request target must be a path that begins with /")
+    if _host_name(headers.get("host", "")) is None:
+        raise _bad_request("The Host header is malformed; send one host with an optional port")
+
+    options = [option.strip() for option in headers.get("connection", "").lower().split(",")]
+    expect = headers.get("expect", "").lower()
+    if expect not in ("", "100-continue"):
+        raise RequestError(417, "EXPECTATION_FAILED", "The only known Expect is 100-continue.")
+    return Head(
+        request=Request(
+            "GET" if method == "HEAD" else method,
+            _decoded_path(path),
+            _decoded_query(query) if query else _NO_QUERY,
+            headers,
+            b"",
+        ),
+        body_bytes=_body_bytes(headers),
+        keep_alive="close" not in options if minor else "keep-alive" in options,
+        minor=minor,
+        without_body=method == "HEAD",
+        awaits_continue=bool(expect and minor),
+    )
+
+
+def parse_request_line(head: bytes | bytearray) -> tuple[str, str, int]:
+    """Read the first line of a head: method, request target and minor version of HTTP/1.
+
+    Raises RequestError if it is not whole or not of HTTP/1.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise _bad_request("This port speaks HTTP/1.1; the first line is not an HTTP/1.1 request")
+    if line[3] != b"1":
+        raise RequestError(505, "HTTP_VERSION_NOT_SUPPORTED", "Use HTTP/1.1 with this port.")
+    return line[1].decode(), line[2].decode(), min(int(line[4]), 1)
+
+
+def _body_bytes(headers: Mapping[str, str]) -> int:
+    """Give the length of the body, bytes. A length in doubt is refused, never guessed."""
+    if "transfer-encoding" in headers:
+        raise RequestError(
+            411, "LENGTH_REQUIRED", "Send the body with a Content-Length, not Transfer-Encoding."
+        )
+    length = headers.get("content-length", "0")
+    if not _LENGTH.fullmatch(length):
+        raise _bad_request("Content-Length must be given once, as decimal digits")
+    if int(length) > MAX_BODY_BYTES:
+        raise RequestError(
+            413, "BODY_TOO_LARGE", f"Send at most {MAX_BODY_BYTES} bytes as the body of a request."
+        )
+    return int(length)
+
+
+def _decoded_path(path: str) -> str:
+    if "%" in path:
+        if _BAD_ESCAPE.search(path):
+            raise _bad_request("The path has a % that is not followed by two hexadecimal digits")
+        with suppress(UnicodeDecodeError):
+            decoded = unquote(path, errors="strict")
+            if not _CONTROL.search(decoded):
+                return decoded
+        raise _bad_request("The path must be UTF-8 without control characters, percent-encoded")
+    return path
+
+
+def _decoded_query(query: str) -> Mapping[str, str]:
+    try:
+        if _BAD_ESCAPE.search(query):
+            raise ValueError(query)
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise _bad_request("The query must be `key=value&…`, percent-encoded UTF-8") from None
+    decoded = dict(pairs)
+    if len(decoded) < len(pairs):
+        raise _bad_request("Give each key of the query only once")
+    return decoded
+
+
+def _bad_request(what: str) -> RequestError:
+    return RequestError(400, "BAD_REQUEST", f"{what}.")
+
+
+# --- Who may ask ---------------------------------------------------------------------------------
+
+
+def refuse_foreign(request: Request, own_host: str) -> None:
+    """Refuse what a web page from elsewhere makes a browser on this machine send.
+
+    own_host: the configured host name or address of this service, which is bound to loopback.
+    A page that has its own name resolved to 127.0.0.1 (DNS rebinding) still says its name in
+    Host; one that posts across origins says where it is from in Origin, which may be `null`.
+    Raises RequestError 403.
+    """
+    host = request.headers.get("host")
+    if host is not None and not _is_local(host, own_host):
+        raise RequestError(
+            403,
+            "FOREIGN_HOST",
+            "This service answers on its own machine only; ask it as localhost or 127.0.0.1.",
+        )
+    origin = request.headers.get("origin")
+    if origin is not None and request.method not in ("GET", "OPTIONS"):
+        authority = _ORIGIN.fullmatch(origin.lower())
+        if authority is None or not _is_local(authority[1], own_host):
+            raise RequestError(
+                403,
+                "FOREIGN_ORIGIN",
+                "A web page from elsewhere may not change anything here; use a page of localhost.",
+            )
+
+
+def require_json(request: Request, body_bytes: int) -> None:
+    """Refuse a body that is not declared as JSON; a browser sends no other without asking first.
+
+    Raises RequestError 415.
+    """
+    declared = request.headers.get("content-type", "")
+    is_json = declared.partition(";")[0].strip().lower() == "application/json"
+    if request.method in ("POST", "PUT", "PATCH") and (body_bytes or declared) and not is_json:
+        raise RequestError(
+            415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as Content-Type: application/json."
+        )
+
+
+def allow_all(request: Request) -> None:
+    """Authorize every request: access is by whom the bound address lets connect."""
+
+
+def _is_local(authority: str, own_host: str) -> bool:
+    name = _host_name(authority)
+    return name is not None and (name in ("localhost", own_host.lower()) or _is_loopback(name))
+
+
+def _host_name(authority: str) -> str | None:
+    """Give the host of `host[:port]` in lower case and without brackets; None if malformed."""
+    match = _AUTHORITY.fullmatch(authority)
+    return None if match is None else (match[1] or match[2]).lower()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+# --- Answers to bytes ----------------------------------------------------------------------------
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def render(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
+    """Give the bytes of an answer to `head`, or to what never became a request.
+
+    Raises ValueError for a header value that would end its line early: that is a bug.
+    """
+    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
+    if fields.count("\n") != len(response.headers) or fields.count("\r") != len(response.headers):
+        raise ValueError(f"line break in a header of the answer: {response.headers!r}")
+    if not keep_alive:
+        fields += "Connection: close\r\n"
+    elif head is not None and not head.minor:
+        fields += "Connection: keep-alive\r\n"
+    top = (
+        f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, '')}\r\n"
+        f"Server: dlm-edge\r\nDate: {_http_date(int(time.time()))}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
+        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+        f"{fields}\r\n"
+    ).encode("latin-1")
+    return top if head is not None and head.without_body else top + response.body
+
+
+@functools.lru_cache(maxsize=1)
+def _http_date(unix_s: int) -> str:
+    return formatdate(unix_s, usegmt=True)
+
+
+# --- Connections ---------------------------------------------------------------------------------
+
+
+class _Gone(Exception):
+    """The connection is over; nobody is left to answer."""
+
+
+class _Connections:
+    """The open connections: at most `capacity`; decides who makes room for a newcomer."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._open: set[_Connection] = set()
+        self.closing = False
+        self._changed = threading.Condition()
+
+    def admit(self, newcomer: _Connection) -> tuple[bool, _Connection | None]:
+        """Take a newcomer in. Gives whether there was room, and who has to be cut off for it."""
+        evicted = None
+        with self._changed:
+            if len(self._open) >= self._capacity:
+                evicted = self._dispensable()
+                if evicted is not None:
+                    self._open.remove(evicted)
+            admitted = len(self._open) < self._capacity and not self.closing
+            if admitted:
+                self._open.add(newcomer)
+        return admitted, evicted
+
+    def _dispensable(self) -> _Connection | None:
+        """Find who idles between requests the longest, or else is the slowest to send one."""
+        now_s = time.monotonic()
+        waiting = [
+            (connection.in_request, connection.waiting_since_s, connection)
+            for connection in self._open
+            if connection.waiting_since_s is not None
+            and not (connection.in_request and now_s - connection.waiting_since_s < _UNFINISHED_S)
+        ]
+        return min(waiting, key=lambda entry: entry[:2])[2] if waiting else None
+
+    def begin(self, connection: _Connection) -> None:
+        """Note that its request is whole and will be answered. Raises _Gone if it was cut off."""
+        with self._changed:
+            if self.closing or connection not in self._open:
+                raise _Gone
+            connection.waiting_since_s = None
+
+    def rest(self, connection: _Connection) -> None:
+        """Note that it waits for its client again. Raises _Gone when none is wanted any more."""
+        with self._changed:
+            connection.waiting_since_s, connection.in_request = time.monotonic(), False
+            if self.closing:
+                raise _Gone
+
+    def leave(self, connection: _Connection) -> None:
+        """Note that it is over."""
+        with self._changed:
+            self._open.discard(connection)
+            self._changed.notify_all()
+
+    def close(self, deadline_s: float) -> None:
+        """Cut off who waits at once, and the others after their answer or at deadline_s."""
+        with self._changed:
+            self.closing = True
+            waiting = [one for one in self._open if one.waiting_since_s is not None]
+        for connection in waiting:
+            connection.cut()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, max(0.0, deadline_s - time.monotonic()))
+            remaining = list(self._open)
+        for connection in remaining:
+            connection.cut()
+
+
+class _Connection:
+    """One client, served by one thread from its first byte to its last answer.
+
+    `waiting_since_s` (monotonic, s) is None while an answer is being made; otherwise only the
+    client can move things on. `in_request`: it has begun to send a request, or is new and so has
+    come to send one. Both are written by the connection's thread; others only compare them.
+    """
+
+    def __init__(self, server: ApiServer, client: socket.socket, peer: str) -> None:
+        self._server = server
+        self._socket = client
+        self._peer = peer
+        self._received = bytearray()
+        self._deadline_s = 0.0
+        self.waiting_since_s: float | None = time.monotonic()
+        self.in_request = True
+
+    def serve(self) -> None:
+        """Answer the client's requests in order until one side ends it. Blocks; own thread.
+
+        An exception out of here is a bug; its client has been told, and the caller is the
+        thread, whose excepthook ends the process.
+        """
+        try:
+            while self._exchange():
+                self._server.connections.rest(self)
+            self._linger()
+        except _Gone:
+            pass
+        finally:
+            self._server.connections.leave(self)
+            self._socket.close()
+
+    def cut(self) -> None:
+        """End the connection from another thread; its own wakes up and leaves."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _exchange(self) -> bool:
+        """Take one request and answer it; False when the connection can not go on after it."""
+        server, head, keep_alive = self._server, None, False
+        began_s = time.monotonic()
+        try:
+            head = self._receive_head()
+            began_s = time.monotonic()
+            # A refusal before the body was read can not go on: the body would be the next request.
+            keep_alive = head.keep_alive and not head.body_bytes
+            request = self._receive_body(head)
+            server.connections.begin(self)
+            response = server.handle(request)
+            keep_alive = head.keep_alive and not server.connections.closing
+            answer = render(response, head, keep_alive=keep_alive)
+        except RequestError as refusal:
+            response = server.refuse(refusal)
+            answer = render(response, head, keep_alive=keep_alive)
+        except _Gone:
+            raise
+        except Exception:
+            error = RequestError(
+                500,
+                "INTERNAL_ERROR",
+                "The service failed over this request and restarts; see its log.",
+            )
+            self._send(render(server.refuse(error), head, keep_alive=False))
+            raise
+        self._send(answer)
+        if _log.isEnabledFor(logging.DEBUG):
+            what = f"{head.request.method} {head.request.path!r}" if head else "no request"
+            busy_ms = (time.monotonic() - began_s) * 1000
+            _log.debug("%s: %s: %d, %.1f ms", self._peer, what, response.status, busy_ms)
+        return keep_alive
+
+    def _receive_head(self) -> Head:
+        """Wait for the next request and read its head. The request's time begins with a byte."""
+        server, received = self._server, self._received
+        if not received:
+            self._deadline_s = time.monotonic() + server.idle_timeout_s
+            try:
+                if not self._receive():
+                    raise _Gone
+            except TimeoutError:
+                raise _Gone from None
+        self.waiting_since_s, self.in_request = time.monotonic(), True
+        self._deadline_s = time.monotonic() + server.request_timeout_s
+        searched = 0
+        line_unchecked = True
+        while True:
+            if received.startswith((b"\r", b"\n")):
+                # RFC 9112, 2.2: ignore empty lines before the request line.
+                del received[: len(received) - len(received.lstrip(b"\r\n"))]
+            end = _HEAD_END.search(received, searched)
+            head_bytes = end.end() if end else len(received)
+            if head_bytes > MAX_HEAD_BYTES:
+                if b"\n" not in received[:MAX_HEAD_BYTES]:
+                    raise RequestError(414, "URI_TOO_LONG", "The address is too long; shorten it.")
+                raise RequestError(
+                    431, "HEADERS_TOO_LARGE", f"Send at most {MAX_HEAD_BYTES} bytes of headers."
+                )
+            if end:
+                head = bytes(received[:head_bytes])
+                del received[:head_bytes]
+                return parse_head(head)
+            if line_unchecked and (b"\n" in received or not _BEGINNING.match(received)):
+                # What is not HTTP/1, TLS for one, may never send the end of a head: tell it now.
+                parse_request_line(received)
+                line_unchecked = False
+            searched = max(0, len(received) - 3)
+            self._receive_more()
+
+    def _receive_body(self, head: Head) -> Request:
+        """Decide who may ask, then read the body. Raises RequestError, the body still unread."""
+        server, received, request = self._server, self._received, head.request
+        if server.bound_to_loopback:
+            refuse_foreign(request, server.host)
+        server.authorize(request)
+        require_json(request, head.body_bytes)
+        if not head.body_bytes:
+            return request
+        if head.awaits_continue and len(received) < head.body_bytes:
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while len(received) < head.body_bytes:
+            self._receive_more()
+        body = bytes(received[: head.body_bytes])
+        del received[: head.body_bytes]
+        return replace(request, body=body)
+
+    def _receive_more(self) -> None:
+        """Receive more of a request that is not whole. Raises RequestError if no more comes."""
+        try:
+            if self._receive():
+                return
+        except TimeoutError:
+            raise RequestError(
+                408, "REQUEST_TIMEOUT", "The request did not arrive in time; send it again."
+            ) from None
+        raise _bad_request("The request was cut short")
+
+    def _receive(self) -> bool:
+        """Receive what is there; False at the end of the input. Raises TimeoutError, _Gone.
+
+        Waits until the deadline of the request as a whole, however many bytes trickle in.
+        """
+        remaining_s = self._deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError
+        try:
+            self._socket.settimeout(remaining_s)
+            received = self._socket.recv(_RECEIVE_BYTES)
+        except TimeoutError:
+            raise
+        except OSError:
+            raise _Gone from None
+        self._received += received
+        return bool(received)
+
+    def _send(self, data: bytes) -> None:
+        """Send all of it. Raises _Gone if the client went, or has not read it in time."""
+        try:
+            self._socket.settimeout(self._server.send_timeout_s)
+            self._socket.sendall(data)  # the time-out is for all of it, not for each send
+        except TimeoutError:
+            # Reset it, or the system would go on offering what is left to who does not read.
+            with suppress(OSError):
+                self._socket.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+            raise _Gone from None
+        except OSError:
+            raise _Gone from None
+
+    def _linger(self) -> None:
+        """Let the client read the last answer: closing over unread input would reset it away.
+
+        Source: RFC 9112, 9.6.
+        """
+        self._server.connections.rest(self)
+        self._deadline_s = time.monotonic() + _LINGER_S
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._receive():
+                self._received.clear()
+
+
+# --- The server ----------------------------------------------------------------------------------
+
+
+class _Listener(HTTPServer):
+    """The listening socket and its accept loop."""
+
+    allow_reuse_port = False  # two services on one port would each get half of the requests
+    request_queue_size = 256
+
+    def __init__(
+        self, family: int, address: Any, admit: Callable[[socket.socket, str], bytes | None]
+    ) -> None:
+        """Bind. admit: takes a new client and its address; gives bytes to turn it away with."""
+        self.address_family = family
+        self._admit = admit
+        self._turned_away: deque[tuple[float, socket.socket]] = deque()
+        super().__init__(address, BaseRequestHandler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer would ask DNS for a name here, and wait for it
+        # Accepted sockets inherit this: an answer leaves at once, whatever the client has yet to
+        # acknowledge.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(0.1)  # the client stays at the door, and the accept loop would spin
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        farewell = self._admit(request, client_address[0])
+        if farewell is not None:
+            with suppress(OSError):
+                request.setblocking(False)
+                request.send(farewell)
+                request.shutdown(socket.SHUT_WR)
+            self._turned_away.append((time.monotonic(), request))
+
+    def service_actions(self) -> None:
+        """Close those turned away, once they have had time to read it; called twice a second."""
+        turned_away, now_s = self._turned_away, time.monotonic()
+        while turned_away and (
+            len(turned_away) > _TURNED_AWAY or turned_away[0][0] + _LINGER_S < now_s
+        ):
+            turned_away.popleft()[1].close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        raise  # noqa: PLE0704 - called while a bug is handled: it ends the accept loop
+
+    def server_close(self) -> None:
+        super().server_close()
+        for _, client in self._turned_away:
+            client.close()
+
+
+class ApiServer:
+    """Serves HTTP/1.1 on one address until closed; one thread for each connected client.
+
+    handle: makes the answer, on the client's thread; an exception out of it is a bug, answered
+    with 500 and then raised from the thread. refuse: makes the answer for what the shell refuses
+    by itself, and carries the error's headers over; may be called from any of the server's threads.
+    host: name or address to bind to. port: 0 for a free one. max_connections: clients at a time;
+    beyond it who idles the longest makes room, and when nobody does a newcomer gets 503.
+    authorize: the one place for tokens; sees each request before its body is read (the body is
+    empty) and raises RequestError 401 to refuse it. request_timeout_s: for a whole request to
+    arrive. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Request], Response],
+        refuse: Callable[[RequestError], Response],
+        *,
+        host: str,
+        port: int,
+        max_connections: int = 64,
+        authorize: Callable[[Request], None] = allow_all,
+        request_timeout_s: float = 10.0,
+        idle_timeout_s: float = 30.0,
+        send_timeout_s: float = 10.0,
+    ) -> None:
+        self.handle = handle
+        self.refuse = refuse
+        self.authorize = authorize
+        self.host = host
+        self.port = port
+        """The port asked for; once started, the port bound."""
+        self.bound_to_loopback = False
+        self.request_timeout_s = request_timeout_s
+        self.idle_timeout_s = idle_timeout_s
+        self.send_timeout_s = send_timeout_s
+        self.connections = _Connections(max_connections)
+        self._numbers = itertools.count(1)
+        self._listener: _Listener | None = None
+
+    def start(self) -> None:
+        """Bind and begin to serve. May wait for the system to resolve the host's name.
+
+        Raises ConfigError with one fault at `api.host` or `api.port`.
+        """
+        self._listener = listener = self._bind()
+        self.port = listener.server_address[1]
+        self.bound_to_loopback = _is_loopback(str(listener.server_address[0]))
+        threading.Thread(target=listener.serve_forever, name="http", daemon=True).start()
+
+    def close(self, deadline_s: float) -> None:
+        """Stop accepting, close idle connections, let answers under way end until deadline_s.
+
+        deadline_s: monotonic time, s. Blocks no longer than that; may be called again.
+        """
+        if self._listener is None:
+            return
+        listener, self._listener = self._listener, None
+        with suppress(OSError):
+            listener.socket.shutdown(socket.SHUT_RDWR)  # wakes the accept loop
+        listener.shutdown()
+        listener.server_close()
+        self.connections.close(deadline_s)
+
+    def _bind(self) -> _Listener:
+        try:
+            found = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            # IPv4 first: whoever binds to localhost expects 127.0.0.1 to work.
+            family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+            return _Listener(family, address, self._admit)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError("config", [self._bind_fault(error)]) from error
+
+    def _bind_fault(self, error: OSError | UnicodeError) -> Fault:
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE:
+            return Fault(
+                "api.port",
+                f"{self.port} is in use on {self.host}; stop what uses it or set another port",
+            )
+        if number in (errno.EACCES, errno.EPERM):
+            return Fault("api.port", f"this user may not use {self.port}; set a port above 1023")
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        return Fault(
+            "api.host", f"can not bind to {self.host!r} ({reason}); set an address of this machine"
+        )
+
+    def _admit(self, client: socket.socket, peer: str) -> bytes | None:
+        """Give a new client its thread, or the answer that there is no room. Never blocks."""
+        connection = _Connection(self, client, peer)
+        admitted, evicted = self.connections.admit(connection)
+        if evicted is not None:
+            evicted.cut()
+        if admitted:
+            name = f"http-{next(self._numbers)}"
+            try:
+                threading.Thread(target=connection.serve, name=name, daemon=True).start()
+                return None
+            except RuntimeError:  # the system gives us no more threads
+                self.connections.leave(connection)
+        busy = RequestError(
+            503,
+            "TOO_MANY_CONNECTIONS",
+            "Too many clients are connected; close unused connections and try again.",
+            headers=(("Retry-After", "1"),),
+        )
+        return render(self.refuse(busy), keep_alive=False)

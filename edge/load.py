@@ -1,0 +1,200 @@
+"""How much power is free for charging, computed so that a fault can only lower the answer.
+
+    available = grid capacity + PV production - building consumption
+
+`grid` and `building` meters add up as consumption, `solar` meters as production; a `zone` meter
+informs and does not count. Cars draw what this says, so each rule below keeps one promise: a meter
+that goes silent, ages, errs, turns suspect or stops giving power never makes more power free than
+there was the moment before.
+
+A dead consumer counts as the largest of what is known of it: its `maxPower`, the last power it
+gave, and zero. The last power matters because `maxPower` may be set too small: the fault must not
+replace a live 100 kW by 80 kW. Zero matters because a meter that last fed power back may not be
+doing so now. While every dead consumer has a `maxPower`, the answer is `degraded`, and still safe.
+
+A dead consumer without `maxPower` could be drawing anything, so the answer is `failsafe`: what the
+owner configured for that case. It is no more than the balance of what is known, because a
+configured 50 kW would otherwise give 50 kW to cars that had 5 kW before the fault. The consumption
+and the overload are then unknown, and stay None.
+
+A dead solar meter counts as nothing, or as its last power where that was below zero (an inverter's
+own night-time draw): sun that nobody measures charges no car.
+
+A site without any grid or building meter is `unmetered`: all its consumption is unknown, so it is
+treated like `failsafe`.
+
+The balance is summed with one rounding (math.fsum) and every further step is monotonic, so the
+promise holds to the last bit and the order of the meters has no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from edge.model import (
+    CONSUMING_TYPES,
+    BuildingConsumption,
+    LoadQuality,
+    LoadStatus,
+    MeterState,
+    Quality,
+    Status,
+)
+
+_LARGEST_KW = 1e12
+"""No power is larger; beyond it a number is noise, and sums could overflow."""
+
+
+def load_status(
+    meters: Iterable[MeterState], grid_capacity_kw: float, failsafe_available_kw: float
+) -> LoadStatus:
+    """Compute the power that is free for charging from the state of all meters at one tick.
+
+    meters: every registered meter, in any order; each counts once. failsafe_available_kw: what may
+    be given at most while the consumption is unknown. Powers come out rounded to a milliwatt.
+    `reasons` has one sentence for each counted meter that is not live, in the order of `meters`;
+    it is empty exactly when the quality is good.
+    """
+    states = tuple(meters)
+    consumers = [state for state in states if state.meter.meter_type in CONSUMING_TYPES]
+    solars = [state for state in states if state.meter.meter_type == "solar"]
+    consumption_kw = [_consumption_kw(state) for state in consumers]
+    production_kw = [_production_kw(state) for state in solars]
+    balance_kw = math.fsum((grid_capacity_kw, *production_kw, *(-kw for kw in consumption_kw)))
+
+    quality = _quality(consumers, solars)
+    reasons = [
+        _reason(state, failsafe_available_kw)
+        for state in states
+        if state.meter.meter_type != "zone" and _live_kw(state) is None
+    ]
+    available_kw = max(0.0, balance_kw)
+    consumption_known = quality in (LoadQuality.GOOD, LoadQuality.DEGRADED)
+    if not consumption_known:
+        available_kw = min(available_kw, max(0.0, failsafe_available_kw))
+    if quality is LoadQuality.UNMETERED:
+        reasons.insert(
+            0,
+            "No grid or building meter is registered, so the building's consumption is unknown: "
+            f"{_at_most(failsafe_available_kw)}; register the building's main meter.",
+        )
+    return LoadStatus(
+        grid_capacity_kw=grid_capacity_kw,
+        pv_production_kw=_rounded(math.fsum(production_kw)),
+        building_consumption_kw=_rounded(math.fsum(consumption_kw)) if consumption_known else None,
+        available_kw=_rounded(available_kw),
+        overload_kw=_rounded(max(0.0, -balance_kw)) if consumption_known else None,
+        quality=quality,
+        reasons=tuple(reasons),
+    )
+
+
+def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
+    """Sum what the live grid and building meters measure; the others are named as excluded.
+
+    Power is None when no such meter is live; energy is None when none of the live ones gives it.
+    """
+    consumers = [state for state in meters if state.meter.meter_type in CONSUMING_TYPES]
+    powers_kw: list[float] = []
+    energies_kwh: list[float] = []
+    excluded: list[str] = []
+    for state in consumers:
+        power_kw = _live_kw(state)
+        if power_kw is None:
+            excluded.append(state.meter.id)
+            continue
+        powers_kw.append(power_kw)
+        energy_kwh = state.reading.values.get("energy") if state.reading else None
+        if energy_kwh is not None and math.isfinite(energy_kwh):
+            energies_kwh.append(energy_kwh)
+    if not consumers:
+        quality = LoadQuality.UNMETERED
+    elif not powers_kw:
+        quality = LoadQuality.FAILSAFE
+    else:
+        quality = LoadQuality.DEGRADED if excluded else LoadQuality.GOOD
+    return BuildingConsumption(
+        power_kw=_rounded(math.fsum(powers_kw)) if powers_kw else None,
+        energy_kwh=_rounded(math.fsum(energies_kwh)) if energies_kwh else None,
+        meter_count=len(powers_kw),
+        excluded=tuple(excluded),
+        quality=quality,
+    )
+
+
+def _quality(consumers: list[MeterState], solars: list[MeterState]) -> LoadQuality:
+    if not consumers:
+        return LoadQuality.UNMETERED
+    dead = [state for state in consumers if _live_kw(state) is None]
+    if any(_known_kw(state.meter.max_power_kw) is None for state in dead):
+        return LoadQuality.FAILSAFE
+    if dead or any(_live_kw(state) is None for state in solars):
+        return LoadQuality.DEGRADED
+    return LoadQuality.GOOD
+
+
+def _consumption_kw(state: MeterState) -> float:
+    live_kw = _live_kw(state)
+    if live_kw is not None:
+        return live_kw
+    max_power_kw = _known_kw(state.meter.max_power_kw) or 0.0
+    return max(0.0, max_power_kw, _known_kw(state.last_power_kw) or 0.0)
+
+
+def _production_kw(state: MeterState) -> float:
+    live_kw = _live_kw(state)
+    if live_kw is not None:
+        return live_kw
+    return min(0.0, _known_kw(state.last_power_kw) or 0.0)
+
+
+def _live_kw(state: MeterState) -> float | None:
+    return _known_kw(state.live_power_kw)
+
+
+def _known_kw(power_kw: float | None) -> float | None:
+    """Give the power unless it is no number that could be a power (NaN compares false)."""
+    return power_kw if power_kw is not None and abs(power_kw) <= _LARGEST_KW else None
+
+
+def _rounded(value: float) -> float:
+    """Round float noise away, to 6 decimals; adding 0.0 turns -0.0 into 0.0."""
+    return round(value, 6) + 0.0
+
+
+def _reason(state: MeterState, failsafe_available_kw: float) -> str:
+    """Say which meter is not live, why, and what is assumed in its place."""
+    return f'"{state.meter.name}" {_fault(state)}: {_assumption(state, failsafe_available_kw)}.'
+
+
+def _fault(state: MeterState) -> str:
+    detail = f" ({state.last_error.rstrip('. ')})" if state.last_error else ""
+    if state.status is Status.PENDING:
+        return "has not been read yet"
+    if state.status is Status.OFFLINE:
+        return f"is offline{detail}"
+    if state.status is Status.ERROR:
+        return f"is in error{detail}"
+    if state.quality is Quality.SUSPECT and state.reading is not None:
+        return f"gives suspect values ({state.reading.hints[0].rstrip('. ')})"
+    return f"gives no power{detail}"
+
+
+def _assumption(state: MeterState, failsafe_available_kw: float) -> str:
+    if state.meter.meter_type == "solar":
+        production_kw = _production_kw(state)
+        if production_kw < 0.0:
+            return f"it counts as {production_kw:g} kW, its last power"
+        return "it counts as 0 kW"
+    max_power_kw = _known_kw(state.meter.max_power_kw)
+    if max_power_kw is None:
+        return f"{_at_most(failsafe_available_kw)}; set its maxPower to count that instead"
+    counted_kw = _consumption_kw(state)
+    if counted_kw > max_power_kw:
+        return f"it counts as {counted_kw:g} kW, its last power (its maxPower is {max_power_kw:g})"
+    return f"it counts as its maxPower of {max_power_kw:g} kW"
+
+
+def _at_most(failsafe_available_kw: float) -> str:
+    return f"at most {failsafe_available_kw:g} kW is given (load.failsafe_available_kw)"

@@ -1,0 +1,335 @@
+"""The REST API's routes, called as functions; the server in front of them has tests of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge.api import Request, Response
+from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api, Service
+from edge.cycle import Cycle, SiteLimits
+from edge.image import ProcessImage
+from edge.line import LineWorker
+from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
+from edge.model import Meter
+from edge.registry import Registry
+from tests.building import FakeClock, a_failure, a_reading, a_registration, an_answer
+
+GUIDE_B23 = {
+    "name": "Main Building Meter",
+    "location": "main-building",
+    "protocol": "modbus",
+    "meterType": "grid",
+    "pollInterval": 5000,
+    "communication": {
+        "host": "192.168.1.150",
+        "port": 502,
+        "unitId": 1,
+        "registers": {
+            "power": 20480,
+            "energy": 20482,
+            "energyHigh": 20483,
+            "voltage": 20484,
+            "current": 20486,
+            "powerScale": 1,
+            "energyScale": 0.001,
+            "voltageScale": 0.1,
+            "currentScale": 0.001,
+        },
+    },
+}
+
+
+class IdleLine(LineWorker):
+    """A line that is never started: the tests hand readings in themselves."""
+
+    def start(self) -> None:
+        pass
+
+
+class Site:
+    """The API over a registry and a cycle that ticks whenever a change is posted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock(mono_s=100.0)
+        self.image = ProcessImage()
+        self.cycle = Cycle(100, SiteLimits(500.0, 0.0), self.image, self._make_line, self.clock)
+        self.registry = Registry(folder, self._changed)
+        self.registry.open()
+        self.tick = 0
+        self.api = Api(
+            Service(
+                snapshot=lambda: self.cycle.snapshot,
+                registry=self.registry,
+                metrics=self.cycle.metrics,
+                clock=self.clock,
+                about={"version": "1.2.3"},
+            )
+        )
+
+    def _make_line(self, meter: Meter) -> LineWorker:
+        return IdleLine(meter.line, None, self.image.put, self.clock)  # type: ignore[arg-type]
+
+    def _changed(self, meters: tuple[Meter, ...]) -> Future[None]:
+        done = self.cycle.change_meters(meters)
+        self.step()
+        return done
+
+    def step(self) -> None:
+        self.tick += 1
+        self.clock.turn(0.1)
+        self.cycle.step(self.tick)
+
+    def send(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.api.handle(
+            Request(method, path, {}, headers or {}, b"" if body is None else content)
+        )
+
+    def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+        """Give the answer's document, whose status must be as expected."""
+        response = self.send(method, path, body)
+        document = json.loads(response.body)
+        assert response.status == status, document
+        assert document["success"] is (status < 400)
+        return document
+
+    def register(self, name: str, **changes: Any) -> Any:
+        return self.ask("POST", "/api/energy-meters", a_registration(name, **changes), 201)["data"]
+
+    def read(self, id_: str, **values: float) -> None:
+        meter = self.cycle.snapshot.meters[id_].meter
+        reading = a_reading(self.clock.now_mono_s)
+        self.image.put(an_answer(meter, type(reading)(values, reading.mono_s, reading.unix_ms)))
+        self.step()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "state")
+    yield site
+    site.registry.close()
+
+
+def test_the_guides_meter_registers_and_reads_as_written(site: Site) -> None:
+    response = site.send("POST", "/api/energy-meters", GUIDE_B23)
+    meter = json.loads(response.body)["data"]
+    assert response.status == 201
+    assert ("Location", f"/api/energy-meters/{meter['id']}") in response.headers
+    assert meter["id"].startswith("meter_")
+    assert meter["id"].removeprefix("meter_").isalnum()
+    assert (meter["status"], meter["currentPower"]) == ("pending", None)
+    assert meter["communication"] == GUIDE_B23["communication"]
+    site.read(meter["id"], power=28.5, energy=15420.3, voltage=230.1, current=123.7)
+    (listed,) = site.ask("GET", "/api/energy-meters")["data"]
+    assert (listed["status"], listed["currentPower"]) == ("online", 28.5)
+    assert "communication" not in listed
+    reading = site.ask("GET", f"/api/energy-meters/{meter['id']}/reading")["data"]
+    assert (reading["meterId"], reading["totalEnergy"]) == (meter["id"], 15420.3)
+    status = site.ask("GET", "/api/load/status")["data"]
+    assert (status["buildingConsumption"], status["availableCapacity"]) == (28.5, 471.5)
+
+
+def test_a_list_says_how_long_it_is(site: Site) -> None:
+    assert site.ask("GET", "/api/energy-meters") == {"success": True, "data": [], "count": 0}
+    site.register("a")
+    site.register("b")
+    listed = site.ask("GET", "/api/energy-meters")
+    assert (listed["count"], [meter["name"] for meter in listed["data"]]) == (2, ["a", "b"])
+
+
+def test_building_consumption_is_no_meters_id(site: Site) -> None:
+    grid, building = site.register("grid"), site.register("building", meterType="building")
+    site.read(grid["id"], power=28.5, energy=15000.2)
+    site.read(building["id"], power=16.8, energy=13450.0)
+    site.register("dead", meterType="building")
+    sums = site.ask("GET", "/api/energy-meters/consumption/building")["data"]
+    assert (sums["currentPower"], sums["totalEnergy"], sums["meterCount"]) == (45.3, 28450.2, 2)
+    assert (sums["quality"], len(sums["excluded"])) == ("degraded", 1)
+
+
+def test_an_update_is_a_merge_patch(site: Site) -> None:
+    meter = site.register("a", maxPower=50)
+    patch = {"pollInterval": 10000, "maxPower": None, "communication": {"unitId": 7}}
+    changed = site.ask("PUT", f"/api/energy-meters/{meter['id']}", patch)["data"]
+    assert (changed["id"], changed["name"]) == (meter["id"], "a")
+    assert (changed["pollInterval"], changed["staleAfter"]) == (10000, 30000)
+    assert changed["maxPower"] is None
+    assert changed["communication"] == {**meter["communication"], "unitId": 7}
+
+
+def test_a_refused_update_changes_nothing(site: Site) -> None:
+    meter = site.register("a")
+    path = f"/api/energy-meters/{meter['id']}"
+    before = site.ask("GET", path)
+    refused = site.ask("PUT", path, {"pollInterval": 1, "communication": {"prt": 1}}, 400)
+    assert refused["code"] == "VALIDATION_ERROR"
+    assert {detail["field"] for detail in refused["details"]} == {
+        "pollInterval",
+        "communication.prt",
+    }
+    assert site.ask("GET", path) == before
+
+
+def test_removing_gives_back_the_meter(site: Site) -> None:
+    meter = site.register("a")
+    removed = site.ask("DELETE", f"/api/energy-meters/{meter['id']}")["data"]
+    assert (removed["id"], removed["name"]) == (meter["id"], "a")
+    assert site.ask("GET", "/api/energy-meters")["count"] == 0
+    for method, path, body in (
+        ("GET", "", None),
+        ("GET", "/reading", None),
+        ("PUT", "", {}),
+        ("DELETE", "", None),
+    ):
+        gone = site.ask(method, f"/api/energy-meters/{meter['id']}{path}", body, 404)
+        assert gone["code"] == "METER_NOT_FOUND"
+
+
+def test_a_name_can_be_registered_once(site: Site) -> None:
+    site.register("Main")
+    refused = site.ask("POST", "/api/energy-meters", a_registration("main"), 409)
+    assert refused["code"] == "DUPLICATE_NAME"
+    assert refused["details"][0]["field"] == "name"
+    other = site.register("Other")
+    path = f"/api/energy-meters/{other['id']}"
+    assert site.ask("PUT", path, {"name": "MAIN"}, 409)["code"] == "DUPLICATE_NAME"
+    assert site.ask("PUT", path, {"name": "other"})["data"]["name"] == "other"
+
+
+def test_every_fault_of_a_registration_is_listed_at_once(site: Site) -> None:
+    body = {"name": "", "protocol": "modbus", "meterType": "gird", "communication": {"unitId": 256}}
+    refused = site.ask("POST", "/api/energy-meters", body, 400)
+    assert {detail["field"] for detail in refused["details"]} == {
+        "name",
+        "meterType",
+        "communication.unitId",
+        "communication.registers",
+    }
+    assert "did you mean 'grid'?" in json.dumps(refused)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"name": NaN}',
+        b'{"maxPower": Infinity}',
+        b'{"name": "a", "name": "b"}',
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
+    ],
+)
+def test_what_is_not_json_is_said_to_be_so(site: Site, body: bytes) -> None:
+    response = site.send("POST", "/api/energy-meters", body)
+    document = json.loads(response.body)
+    assert (response.status, document["code"]) == (400, "MALFORMED_JSON")
+    assert document["error"].count(". ") == 0, "one sentence"
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["name", "protocol", "meterType", "communication", "registers"])
+                | st.text(max_size=5),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_answered_in_the_failure_shape(site: Site, body: Any) -> None:
+    response = site.send("POST", "/api/energy-meters", body)
+    document = json.loads(response.body)
+    assert response.status == 400
+    assert set(document) == {"success", "error", "code", "details"}
+
+
+def test_unknown_paths_and_wrong_methods_are_told_apart(site: Site) -> None:
+    assert site.ask("GET", "/api/nothing", None, 404)["code"] == "NOT_FOUND"
+    assert site.ask("GET", "/api/energy-meters/", None, 404)["code"] == "NOT_FOUND"
+    response = site.send("PATCH", "/api/energy-meters/x", {})
+    assert json.loads(response.body)["code"] == "METHOD_NOT_ALLOWED"
+    assert dict(response.headers)["Allow"] == "DELETE, GET, HEAD, PUT"
+    assert dict(site.send("POST", "/metrics", {}).headers)["Allow"] == "GET, HEAD"
+
+
+def test_an_answer_is_rendered_once_per_snapshot_and_shared(site: Site) -> None:
+    site.register("a")
+    first = site.send("GET", "/api/energy-meters")
+    assert site.send("GET", "/api/energy-meters") is first
+    site.step()
+    assert site.send("GET", "/api/energy-meters") is not first
+
+
+def test_a_change_is_never_answered_from_what_was_rendered(site: Site) -> None:
+    meter = site.register("a")
+    path = f"/api/energy-meters/{meter['id']}"
+    site.ask("GET", path)
+    assert site.ask("PUT", path, {"name": "b"})["data"]["name"] == "b"
+    assert site.ask("GET", path)["data"]["name"] == "b"
+
+
+def test_the_service_is_alive_while_its_cycle_runs(site: Site) -> None:
+    assert site.ask("GET", "/readyz", None, 503)["code"] == "NOT_READY"
+    site.step()
+    assert site.ask("GET", "/readyz")["data"] == {"status": "ready"}
+    assert site.ask("GET", "/healthz")["data"] == {"status": "alive"}
+    site.clock.turn(ALIVE_WITHIN_S + 1)
+    assert site.ask("GET", "/healthz", None, 503)["code"] == "NOT_ALIVE"
+
+
+def test_the_systems_health_tells_meters_lines_and_schedule(site: Site) -> None:
+    meter = site.register("a")
+    site.image.put(a_failure(site.cycle.snapshot.meters[meter["id"]].meter))
+    site.step()
+    system = site.ask("GET", "/api/system")["data"]
+    assert (system["version"], system["meters"]) == ("1.2.3", {"error": 1})
+    assert [line["name"] for line in system["lines"]] == ["tcp://127.0.0.1:502"]
+    assert system["schedule"]["ticks"] == 2
+
+
+def test_metrics_come_in_the_format_that_is_asked_for(site: Site) -> None:
+    plain = site.send("GET", "/metrics")
+    assert (plain.content_type, plain.body.endswith(b"# EOF\n")) == (TEXT_TYPE, False)
+    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+    openmetrics = site.send("GET", "/metrics", headers=accept)
+    assert openmetrics.content_type == OPENMETRICS_TYPE
+    assert openmetrics.body.endswith(b"# EOF\n")
+
+
+def test_nothing_stored_is_a_507_and_changes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    refused = site.ask("POST", "/api/energy-meters", a_registration(), 507)
+    assert refused["code"] == "NOT_STORED"
+    assert "No space left on device" in refused["error"]
+    assert site.ask("GET", "/api/energy-meters")["count"] == 0
+
+
+def test_every_row_of_the_table_is_a_call_with_a_purpose() -> None:
+    calls = [(route.method, route.path) for route in ROUTES]
+    assert len(calls) == len(set(calls))
+    assert all(route.summary and route.answer.__doc__ for route in ROUTES)

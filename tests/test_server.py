@@ -1,0 +1,780 @@
+r"""The server's shell: what it takes for a request, whom it lets ask, and how it cuts clients off.
+
+`http/accepted` and `http/refused` hold requests as the bytes of a client, one case each: `\r`,
+`\n` and `\xNN` are escapes, line ends of the file are nothing. A refused case is named by its
+status; an accepted one has its requests in the .json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.api import Request, Response
+from edge.api.server import (
+    MAX_BODY_BYTES,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    ApiServer,
+    _Gone,
+    parse_head,
+    refuse_foreign,
+    render,
+)
+from edge.errors import ConfigError, RequestError
+from tests.peers import free_port, wait_until
+
+CASES = Path(__file__).parent / "http"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+JSON_FIELDS = b"Host: localhost\r\nContent-Type: application/json\r\n"
+BIG = b"x" * 20_000_000
+"""More than the system buffers for a client that does not read."""
+
+
+def refuse(error: RequestError) -> Response:
+    shape = {"success": False, "error": str(error), "code": error.code, "details": []}
+    return Response(error.status, json.dumps(shape).encode(), headers=error.headers)
+
+
+class Routes:
+    """Answers each request with its path, or as a test says, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+        self.paths: dict[str, Callable[[], Response]] = {"/big": lambda: Response(200, BIG)}
+
+    def handle(self, request: Request) -> Response:
+        self.asked.append(request)
+        special = self.paths.get(request.path)
+        return special() if special else Response(200, request.path.encode())
+
+
+class Client:
+    """A client that sends bytes as it likes and reads answers as HTTP says."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), timeout=5)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def send(self, *data: bytes) -> None:
+        for part in data:
+            self.socket.sendall(part)
+
+    def read(self, *, with_body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer: status, headers, body."""
+        status = re.fullmatch(rb"HTTP/1.1 (\d{3}) [A-Za-z -]+\r\n", self.file.readline())
+        assert status is not None
+        headers = {}
+        while (line := self.file.readline()) != b"\r\n":
+            name, _, value = line.decode("latin-1").partition(": ")
+            headers[name] = value[:-2]
+        body = self.file.read(int(headers["Content-Length"])) if with_body else b""
+        return int(status[1]), headers, body
+
+    def ask(self, *data: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.send(*data)
+        return self.read()
+
+    def code(self) -> tuple[int, str]:
+        """Read one refusal, which has to end the connection: its status and its code."""
+        status, headers, body = self.read()
+        assert headers["Connection"] == "close"
+        assert headers["Content-Type"] == "application/json; charset=utf-8"
+        failure = json.loads(body)
+        assert failure["success"] is False
+        assert failure["error"].endswith(".")
+        return status, failure["code"]
+
+    def is_closed(self) -> bool:
+        """Wait for the server to end the connection; False if it says something instead."""
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+Serve = Callable[..., tuple[ApiServer, Routes]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers that must be able to end every thread of theirs."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> tuple[ApiServer, Routes]:
+            routes = Routes()
+            settings = {"host": "127.0.0.1", "port": 0, **options}
+            server = ApiServer(routes.handle, refuse, **settings)
+            server.start()
+            stack.callback(lambda: server.close(time.monotonic() + 5))
+            return server, routes
+
+        yield start
+    wait_until(lambda: not http_threads(), what="the end of all threads")
+
+
+def http_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if re.match("http(-|$)", thread.name)]
+
+
+def case_bytes(case: Path) -> bytes:
+    text = case.read_text().replace("\n", "")
+    return text.encode("latin-1").decode("unicode_escape").encode("latin-1")
+
+
+def cases(folder: str) -> list[Any]:
+    found = sorted((CASES / folder).glob("*.http"))
+    assert found
+    return [pytest.param(case, id=case.stem) for case in found]
+
+
+# --- What a request is ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("case", cases("refused"))
+def test_refused(case: Path, in_pieces: bool, serve: Serve) -> None:
+    server, routes = serve()
+    data = case_bytes(case)
+    with Client(server.port) as client:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before the last byte
+            client.send(*([data[i : i + 1] for i in range(len(data))] if in_pieces else [data]))
+        assert client.code()[0] == int(case.stem[:3])
+        assert client.is_closed()
+    assert routes.asked == []
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("case", cases("accepted"))
+def test_accepted(case: Path, in_pieces: bool, serve: Serve) -> None:
+    server, routes = serve()
+    data = case_bytes(case)
+    expected = json.loads(case.with_suffix(".json").read_text())
+    with Client(server.port) as client:
+        client.send(*([data[i : i + 1] for i in range(len(data))] if in_pieces else [data]))
+        for request in expected:
+            status, _, body = client.read(with_body=not data.startswith(b"HEAD"))
+            assert (status, body.decode()) == (200, request["path"] if body else "")
+    assert [
+        {"method": one.method, "path": one.path, "query": one.query, "body": one.body.decode()}
+        for one in routes.asked
+    ] == expected
+
+
+@given(st.binary() | st.binary().map(lambda noise: GET[:-2] + noise + b"\r\n\r\n"))
+def test_any_bytes_are_a_head_or_refused(head: bytes) -> None:
+    with suppress(RequestError):
+        parsed = parse_head(head)
+        assert 0 <= parsed.body_bytes <= MAX_BODY_BYTES
+        assert parsed.request.path.startswith("/")
+        assert all(name == name.lower() and " " not in name for name in parsed.request.headers)
+        assert not re.search("[\r\n\0]", "".join(parsed.request.headers.values()))
+
+
+printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+
+
+@given(printable, st.dictionaries(printable, st.text(st.characters(exclude_categories=["Cs"]))))
+def test_what_a_client_encodes_arrives_as_meant(path: str, query: dict[str, str]) -> None:
+    pairs = "&".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in query.items())
+    head = f"GET /{quote(path)}?{pairs} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    if len(query) <= MAX_FIELDS:
+        request = parse_head(head).request
+        assert (request.path, request.query) == (f"/{path}", query)
+
+
+def test_repeated_fields_are_joined() -> None:
+    head = parse_head(GET[:-2] + b"Accept: text/html\r\naccept: application/json\r\n\r\n")
+    assert head.request.headers["accept"] == "text/html, application/json"
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_garbage_ends_its_own_connection_only(pieces: list[bytes]) -> None:
+    routes = Routes()
+    server = ApiServer(routes.handle, refuse, host="127.0.0.1", port=0)
+    server.start()
+    try:
+        with Client(server.port) as good, Client(server.port) as bad:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                bad.send(*pieces, b"\r\n\r\n")
+                bad.socket.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                said = bad.file.read()
+                assert not said or said.startswith(b"HTTP/1.1 ")
+            assert good.ask(GET)[0] == 200
+    finally:
+        server.close(time.monotonic() + 5)
+
+
+# --- What an answer is ---------------------------------------------------------------------------
+
+
+def test_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1760956200.9)
+    answer = Response(201, b'{"success": true}', headers=(("Location", "/api/x"),))
+    assert render(answer, parse_head(GET), keep_alive=True) == (
+        b"HTTP/1.1 201 Created\r\n"
+        b"Server: dlm-edge\r\n"
+        b"Date: Mon, 20 Oct 2025 10:30:00 GMT\r\n"
+        b"Content-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: 17\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
+        b"Cache-Control: no-store\r\n"
+        b"Location: /api/x\r\n"
+        b"\r\n"
+        b'{"success": true}'
+    )
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb"])
+def test_a_header_can_not_end_its_line_early(value: str) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        render(Response(200, b"", headers=(("Location", value),)), keep_alive=True)
+
+
+def test_head_says_what_get_would_and_leaves_the_body_out(serve: Serve) -> None:
+    server, routes = serve()
+    with Client(server.port) as client:
+        client.send(GET.replace(b"GET / ", b"HEAD /long "), GET)
+        status, headers, _ = client.read(with_body=False)
+        assert (status, headers["Content-Length"]) == (200, "5")
+        assert client.read()[2] == b"/"
+    assert [request.method for request in routes.asked] == ["GET", "GET"]
+
+
+# --- Connections that go on, and that do not ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "option", "goes_on"),
+    [
+        (b"1.1", b"", True),
+        (b"1.1", b"Connection: keep-alive\r\n", True),
+        (b"1.1", b"Connection: TE, Close\r\n", False),
+        (b"1.0", b"", False),
+        (b"1.0", b"Connection: Keep-Alive\r\n", True),
+    ],
+)
+def test_keep_alive(version: bytes, option: bytes, goes_on: bool, serve: Serve) -> None:
+    server, _ = serve()
+    request = b"GET / HTTP/" + version + b"\r\nHost: localhost\r\n" + option + b"\r\n"
+    with Client(server.port) as client:
+        headers = client.ask(request)[1]
+        assert (headers.get("Connection") != "close") is goes_on
+        if goes_on:
+            assert client.ask(request)[0] == 200
+        else:
+            assert client.is_closed()
+
+
+def test_many_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        client.send(*(GET.replace(b"/ ", b"/%d " % n) for n in range(500)))
+        assert [client.read()[2] for _ in range(500)] == [b"/%d" % n for n in range(500)]
+
+
+def test_a_refusal_without_a_body_on_the_way_keeps_the_connection(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        assert client.ask(GET.replace(b"localhost", b"else.example"))[0] == 403
+        assert client.ask(GET)[0] == 200
+
+
+def test_a_client_that_only_closed_its_sending_side_gets_its_answers(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        client.send(GET, GET)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.read()[0], client.read()[0]] == [200, 200]
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "part", [GET[:20], b"POST / HTTP/1.1\r\n" + JSON_FIELDS + b"Content-Length: 9\r\n\r\n{}"]
+)
+def test_a_request_cut_short_is_not_answered_as_if_whole(part: bytes, serve: Serve) -> None:
+    server, routes = serve()
+    with Client(server.port) as client:
+        client.send(part)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.code() == (400, "BAD_REQUEST")
+    assert routes.asked == []
+
+
+def test_a_client_that_resets_in_the_middle_of_its_answer_harms_nobody(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as good, Client(server.port) as bad:
+        bad.send(GET.replace(b"/ ", b"/big "))
+        assert bad.file.read(1000).startswith(b"HTTP/1.1 200 OK")
+        bad.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        bad.__exit__()
+        wait_until(lambda: len(http_threads()) == 2, what="the end of its thread")
+        assert good.ask(GET)[0] == 200
+
+
+# --- Limits --------------------------------------------------------------------------------------
+
+
+def post(body: bytes, *fields: bytes) -> bytes:
+    lines = b"".join(field + b"\r\n" for field in fields)
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST / HTTP/1.1\r\n" + JSON_FIELDS + length + lines + b"\r\n" + body
+
+
+def test_the_largest_body_is_taken(serve: Serve) -> None:
+    server, routes = serve()
+    with Client(server.port) as client:
+        assert client.ask(post(b"1" * MAX_BODY_BYTES))[0] == 200
+    assert len(routes.asked[0].body) == MAX_BODY_BYTES
+
+
+def test_who_sends_too_large_a_body_can_still_read_why_not(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            client.send(post(BIG[:4_000_000]))
+        assert client.code() == (413, "BODY_TOO_LARGE")
+
+
+def test_a_body_is_asked_for_only_if_it_will_be_accepted(serve: Serve) -> None:
+    server, _ = serve()
+    head, body = post(b"{}", b"Expect: 100-continue")[:-2], b"{}"
+    with Client(server.port) as client:
+        client.send(head)
+        assert client.file.readline() + client.file.readline() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert client.ask(body)[0] == 200
+        assert client.ask(head + body)[0] == 200  # nothing to ask for: it came at once
+    with Client(server.port) as client:
+        client.send(head.replace(b"application/json", b"text/plain"))
+        assert client.code() == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_the_largest_head_is_taken_and_one_byte_more_is_not(serve: Serve) -> None:
+    server, _ = serve()
+    filling = b"X: " + b"x" * (MAX_HEAD_BYTES - len(GET) - 5)
+    largest = GET[:-2] + filling + b"\r\n\r\n"
+    assert len(largest) == MAX_HEAD_BYTES
+    with Client(server.port) as client:
+        assert client.ask(largest)[0] == 200
+        client.send(largest.replace(b"X:", b"XX:"))
+        assert client.code() == (431, "HEADERS_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("head", "refusal"),
+    [
+        (b"GET /" + b"x" * MAX_HEAD_BYTES, (414, "URI_TOO_LONG")),
+        (b"G" * (MAX_HEAD_BYTES + 1), (414, "URI_TOO_LONG")),
+        (GET[:-2] + b"X: y\r\n" * MAX_FIELDS + b"\r\n", (431, "HEADERS_TOO_LARGE")),
+        (GET[:-2] + b"X: y\r\n" * 4000, (431, "HEADERS_TOO_LARGE")),
+    ],
+)
+def test_head_limits(head: bytes, refusal: tuple[int, str], serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        client.send(head)
+        assert client.code() == refusal
+
+
+def test_as_many_fields_as_allowed(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        assert client.ask(GET[:-2] + b"X: y\r\n" * (MAX_FIELDS - 1) + b"\r\n")[0] == 200
+
+
+def test_memory_is_bounded_whatever_clients_send(serve: Serve) -> None:
+    server, _ = serve()
+    floods = [b"GET /", GET[:-2] + b"X: ", b"\r\n" * 9000, post(b"{}")[:-2] + b"\r\n" * 40]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(16)]
+        tracemalloc.start()
+        try:
+            for n, client in enumerate(clients):
+                client.socket.settimeout(0.2)
+                with suppress(OSError):
+                    client.send(floods[n % len(floods)], BIG)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < len(clients) * (MAX_HEAD_BYTES + MAX_BODY_BYTES) * 2
+
+
+# --- Time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "start", [GET[:10], b"POST / HTTP/1.1\r\n" + JSON_FIELDS + b"Content-Length: 60000\r\n\r\n"]
+)
+def test_a_client_that_trickles_is_cut_off_at_the_deadline_of_the_whole(
+    start: bytes, serve: Serve
+) -> None:
+    server, routes = serve(request_timeout_s=0.3)
+    with Client(server.port) as slow, Client(server.port) as good:
+        slow.send(start)
+        slow.socket.settimeout(0.02)
+        began_s = time.monotonic()
+        said = b""
+        while not said:  # a byte now and then: each would have begun a time-out per byte anew
+            assert time.monotonic() < began_s + 5
+            slow.send(b"x")
+            with suppress(TimeoutError):
+                said = slow.socket.recv(100)
+            assert good.ask(GET)[0] == 200
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - began_s >= 0.2
+    assert all(request.method == "GET" for request in routes.asked)
+
+
+@pytest.mark.parametrize("before", [b"", GET])
+def test_an_idle_connection_is_closed_without_a_word(before: bytes, serve: Serve) -> None:
+    server, _ = serve(idle_timeout_s=0.1)
+    with Client(server.port) as client:
+        if before:
+            assert client.ask(before)[0] == 200
+        assert client.is_closed()
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(serve: Serve) -> None:
+    server, _ = serve(send_timeout_s=0.2)
+    with Client(server.port) as good, Client(server.port) as deaf:
+        assert deaf.ask(GET)[0] == 200
+        deaf.send(GET.replace(b"/ ", b"/big "))
+        wait_until(lambda: len(http_threads()) == 2, what="the end of the deaf client's thread")
+        assert good.ask(GET)[0] == 200
+        with pytest.raises(ConnectionResetError):
+            deaf.file.read()
+
+
+# --- Room for clients ----------------------------------------------------------------------------
+
+
+def hold(routes: Routes) -> tuple[threading.Semaphore, threading.Event]:
+    """Let requests for /hold wait until told; gives what counts them and what ends them."""
+    held, release = threading.Semaphore(0), threading.Event()
+
+    def wait() -> Response:
+        held.release()
+        assert release.wait(10)
+        return Response(200, b"held")
+
+    routes.paths["/hold"] = wait
+    return held, release
+
+
+def wait_idle(server: ApiServer, count: int) -> None:
+    """Wait until so many are known to be between requests; that follows their answers closely."""
+    connections = server.connections._open
+    wait_until(lambda: sum(not one.in_request for one in connections.copy()) == count)
+
+
+HOLD = GET.replace(b"/ ", b"/hold ")
+
+
+def test_a_newcomer_is_told_when_there_is_no_room(serve: Serve) -> None:
+    server, routes = serve(max_connections=2)
+    held, release = hold(routes)
+    with Client(server.port) as first, Client(server.port) as second:
+        for client in (first, second):
+            client.send(HOLD)
+            assert held.acquire(timeout=5)
+        with Client(server.port) as third:
+            third.send(GET)
+            status, headers, body = third.read()
+            assert (status, headers["Retry-After"], headers["Connection"]) == (503, "1", "close")
+            assert json.loads(body)["code"] == "TOO_MANY_CONNECTIONS"
+            assert third.is_closed()
+        assert len(http_threads()) == 3  # the acceptor and two
+        release.set()
+        assert [first.read()[2], second.read()[2]] == [b"held", b"held"]
+        assert first.ask(GET)[0] == 200
+
+
+def test_who_idles_the_longest_makes_room(serve: Serve) -> None:
+    server, routes = serve(max_connections=3)
+    held, release = hold(routes)
+    with ExitStack() as stack:
+        busy, oldest, younger = (stack.enter_context(Client(server.port)) for _ in range(3))
+        busy.send(HOLD)
+        assert held.acquire(timeout=5)
+        for client, idle in ((younger, 1), (oldest, 2), (younger, 2)):
+            assert client.ask(GET)[0] == 200
+            wait_idle(server, idle)
+        newcomer = stack.enter_context(Client(server.port))
+        assert newcomer.ask(GET)[0] == 200
+        assert oldest.is_closed()
+        assert younger.ask(GET)[0] == 200
+        release.set()
+        assert busy.read()[2] == b"held"
+
+
+def test_a_request_of_who_was_cut_off_is_not_handled(serve: Serve) -> None:
+    server, _ = serve(max_connections=1)
+    with Client(server.port) as first:
+        assert first.ask(GET)[0] == 200
+        wait_idle(server, 1)
+        (connection,) = server.connections._open
+        with Client(server.port) as second:
+            assert second.ask(GET)[0] == 200
+            with pytest.raises(_Gone):
+                server.connections.begin(connection)
+
+
+def test_unfinished_requests_can_not_lock_others_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.server._UNFINISHED_S", 0.1)
+    server, _ = serve(max_connections=2)
+    with Client(server.port) as silent, Client(server.port) as half:
+        half.send(GET[:10])
+        wait_until(lambda: can_ask(server), what="room for another client")
+        assert silent.is_closed()
+
+
+def can_ask(server: ApiServer) -> bool:
+    with Client(server.port) as client:
+        return client.ask(GET)[0] == 200
+
+
+def test_two_hundred_clients_at_once(serve: Serve) -> None:
+    server, routes = serve(max_connections=8)
+    held, release = hold(routes)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(8)]
+        for client in clients:
+            client.send(HOLD)
+            assert held.acquire(timeout=5)
+        rush = [stack.enter_context(Client(server.port)) for _ in range(192)]
+        for client in rush:
+            client.send(GET)
+        assert {client.read()[0] for client in rush} == {503}
+        assert len(http_threads()) == 9  # the acceptor and eight
+        release.set()
+        assert {client.read()[2] for client in clients} == {b"held"}
+
+
+# --- Who may ask ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "own_host", "local"),
+    [
+        ("localhost", "127.0.0.1", True),
+        ("LocalHost:3000", "127.0.0.1", True),
+        ("127.0.0.1:80", "localhost", True),
+        ("127.255.0.1", "localhost", True),
+        ("[::1]", "localhost", True),
+        ("[::ffff:127.0.0.1]:3000", "localhost", True),
+        ("dlm.local:3000", "DLM.local", True),
+        ("dlm.local", "localhost", False),
+        ("localhost.example", "localhost", False),
+        ("127.0.0.1.example", "localhost", False),
+        ("0.0.0.0", "localhost", False),
+        ("192.168.1.5", "127.0.0.1", False),
+        ("[::]", "::1", False),
+        ("::1", "::1", False),
+        ("", "127.0.0.1", False),
+    ],
+)
+def test_foreign_hosts(host: str, own_host: str, local: bool) -> None:
+    def refused(headers: dict[str, str], method: str = "POST") -> str | None:
+        try:
+            refuse_foreign(Request(method, "/", {}, headers, b""), own_host)
+        except RequestError as error:
+            return error.code
+        return None
+
+    assert refused({"host": host}) == (None if local else "FOREIGN_HOST")
+    origin = {"host": "localhost", "origin": f"http://{host}"}
+    assert refused(origin) == (None if local else "FOREIGN_ORIGIN")
+    assert refused(origin, "GET") is None
+
+
+def test_hosts_are_not_judged_beyond_loopback(serve: Serve) -> None:
+    server, _ = serve(host="0.0.0.0")
+    with Client(server.port) as client:
+        assert client.ask(GET.replace(b"localhost", b"dlm.example"))[0] == 200
+
+
+def test_tokens_have_one_place(serve: Serve) -> None:
+    def authorize(request: Request) -> None:
+        assert request.body == b""
+        if request.headers.get("authorization") != "Bearer t":
+            raise RequestError(
+                401, "UNAUTHORIZED", "Send a token.", headers=(("WWW-Authenticate", "Bearer"),)
+            )
+
+    server, routes = serve(authorize=authorize)
+    with Client(server.port) as client:
+        status, headers, _ = client.ask(GET)
+        assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert client.ask(post(b"{}", b"Authorization: Bearer t"))[0] == 200
+        client.send(post(b"{}"))
+        assert client.code() == (401, "UNAUTHORIZED")
+    assert [request.body for request in routes.asked] == [b"{}"]
+
+
+# --- Bugs and logs -------------------------------------------------------------------------------
+
+
+def test_a_bug_is_answered_without_its_trace_and_reaches_the_excepthook(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    server, routes = serve()
+    routes.paths["/bug"] = lambda: Response(200, {b"": b""}[b"secret"])
+    with Client(server.port) as client:
+        client.send(GET.replace(b"/ ", b"/bug "))
+        status, _, body = client.read()
+        assert (status, json.loads(body)["code"]) == (500, "INTERNAL_ERROR")
+        assert b"secret" not in body
+        assert client.is_closed()
+    wait_until(lambda: raised, what="the excepthook")
+    assert raised[0].exc_type is KeyError
+    assert raised[0].thread is not None
+    assert raised[0].thread.name.startswith("http-")
+
+
+def test_an_os_error_of_a_handler_is_a_bug_and_not_a_lost_client(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    server, routes = serve()
+    routes.paths["/bug"] = lambda: Response(200, Path("/nowhere/at/all").read_bytes())
+    with Client(server.port) as client:
+        assert client.ask(GET.replace(b"/ ", b"/bug "))[0] == 500
+    wait_until(lambda: raised, what="the excepthook")
+
+
+def test_requests_are_logged_at_debug_without_values(
+    serve: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG, "edge.api")
+    server, _ = serve()
+    with Client(server.port) as client:
+        client.ask(b"GET /a%22b?key=secret HTTP/1.1\r\nHost: localhost\r\nX-Token: secret\r\n\r\n")
+        client.ask(b"nonsense\r\n\r\n")
+        assert client.is_closed()
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "DEBUG"]
+    assert "GET '/a\"b': 200" in caplog.messages[0]
+    assert "400" in caplog.messages[1]
+    assert "secret" not in caplog.text
+    assert capfd.readouterr().err == ""
+
+
+# --- Beginning and end ---------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_a_fault_of_the_configuration(serve: Serve) -> None:
+    server, _ = serve()
+    with pytest.raises(ConfigError) as raised:
+        serve(port=server.port)
+    assert [fault.path for fault in raised.value.faults] == ["api.port"]
+    assert str(server.port) in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a" * 64])
+def test_an_address_of_another_machine_is_a_fault_of_the_configuration(
+    host: str, serve: Serve
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        serve(host=host)
+    assert [fault.path for fault in raised.value.faults] == ["api.host"]
+
+
+def test_the_port_can_be_bound_again_at_once(serve: Serve) -> None:
+    port = free_port()
+    for _ in range(3):
+        server, _ = serve(port=port)
+        with Client(port) as client:  # the server closes first, so its side waits in TIME_WAIT
+            assert client.ask(GET)[0] == 200
+            server.close(time.monotonic() + 5)
+            assert client.is_closed()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_ipv6(serve: Serve) -> None:
+    server, _ = serve(host="::1")
+    with Client(server.port, "::1") as client:
+        assert client.ask(GET.replace(b"localhost", b"[::1]:%d" % server.port))[0] == 200
+        assert client.ask(GET.replace(b"localhost", b"[2001:db8::1]"))[0] == 403
+
+
+def test_localhost_is_127_0_0_1(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    server, _ = serve(host="localhost")
+    monkeypatch.undo()
+    with Client(server.port, "127.0.0.1") as client:
+        assert client.ask(GET)[0] == 200
+
+
+def test_close_lets_answers_under_way_end_and_closes_the_others(serve: Serve) -> None:
+    server, routes = serve()
+    held, release = hold(routes)
+    with ExitStack() as stack:
+        busy, idle, half = (stack.enter_context(Client(server.port)) for _ in range(3))
+        assert idle.ask(GET)[0] == 200
+        half.send(GET[:10])
+        busy.send(HOLD)
+        assert held.acquire(timeout=5)
+        closing = threading.Thread(target=server.close, args=(time.monotonic() + 5,))
+        closing.start()
+        assert idle.is_closed()
+        assert half.is_closed()
+        assert closing.is_alive()
+        with pytest.raises(ConnectionRefusedError):
+            Client(server.port)
+        release.set()
+        status, headers, body = busy.read()
+        assert (status, headers["Connection"], body) == (200, "close", b"held")
+        closing.join(5)
+        assert not closing.is_alive()
+
+
+def test_close_does_not_wait_beyond_its_deadline(serve: Serve) -> None:
+    server, routes = serve()
+    held, release = hold(routes)
+    with Client(server.port) as client:
+        client.send(HOLD)
+        assert held.acquire(timeout=5)
+        began_s = time.monotonic()
+        server.close(began_s + 0.1)
+        assert 0.1 <= time.monotonic() - began_s < 3
+        server.close(time.monotonic())
+        assert client.is_closed()
+        release.set()
+
+
+def test_closing_right_after_starting(serve: Serve) -> None:
+    for _ in range(20):
+        server, _ = serve()
+        server.close(time.monotonic() + 5)
