@@ -26,16 +26,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.api import Request, Response
-from edge.api.server import (
+from edge.api.http1 import (
     MAX_BODY_BYTES,
     MAX_FIELDS,
     MAX_HEAD_BYTES,
-    ApiServer,
-    _Gone,
     parse_head,
     refuse_foreign,
     render,
 )
+from edge.api.server import ApiServer, _Gone
 from edge.errors import ConfigError, RequestError
 from tests.peers import free_port, wait_until
 

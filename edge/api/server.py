@@ -1,4 +1,4 @@
-"""The shell over http.server: sockets, threads, limits, framing and who may ask. No JSON here.
+"""The shell over http.server: sockets, threads, deadlines and limits. No JSON is built here.
 
     thread `http`      accepts; gives each connection its own thread, or makes or refuses room
     thread `http-<n>`  one connection: head -> who may ask -> body -> handle -> answer, in order
@@ -8,41 +8,43 @@ BaseHTTPRequestHandler is not used. It reads through a buffered file whose time-
 with each received byte, so one slow client could hold a thread for ever; it accepts framing that
 must be refused; its header parser (the email package) costs more than all the rest of a request.
 
-A connection's input is never trusted to be more than bytes: a head is parsed only when whole and
-within its limit, and whatever is not exactly HTTP/1 ends the connection, since where the next
-request begins is then unknown. Source: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics).
+A connection's input is never trusted to be more than bytes: a head is parsed, by `http1`, only
+when it is whole and within its limit, and whatever is not exactly HTTP/1 ends the connection.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
-import ipaddress
 import itertools
 import logging
-import re
 import socket
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from email.utils import formatdate
-from http import HTTPStatus
+from dataclasses import replace
 from http.server import HTTPServer
 from socketserver import BaseRequestHandler, TCPServer
-from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from edge.api import Request, Response
+from edge.api.http1 import (
+    BEGINNING,
+    HEAD_END,
+    MAX_HEAD_BYTES,
+    Head,
+    allow_all,
+    bad_request,
+    is_loopback,
+    parse_head,
+    parse_request_line,
+    refuse_foreign,
+    render,
+    require_json,
+)
 from edge.errors import ConfigError, Fault, RequestError
-
-MAX_HEAD_BYTES = 16 * 1024
-MAX_FIELDS = 64
-MAX_BODY_BYTES = 64 * 1024
 
 _RECEIVE_BYTES = 16 * 1024
 _LINGER_S = 1.0
@@ -53,250 +55,6 @@ _TURNED_AWAY = 16
 """Connections refused for lack of room that are kept open until their clients have read so."""
 
 _log = logging.getLogger("edge.api")
-
-# --- Bytes to requests ---------------------------------------------------------------------------
-
-_TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_TOKEN = f"{_TCHAR}+"
-_BEGINNING = re.compile(rf"{_TCHAR}|$".encode())
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([!-\"$-~]+) HTTP/([0-9])\.([0-9])\r\n".encode())
-_FIELD = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_ABSOLUTE_FORM = re.compile(r"http://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]*))(?::[0-9]*)?")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(.+)")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NO_QUERY: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A request without its body, and what its framing says about the connection."""
-
-    request: Request
-    body_bytes: int
-    keep_alive: bool
-    """The client wants to go on after this request."""
-    minor: int
-    """The client speaks HTTP/1.<minor>."""
-    without_body: bool
-    """Only the head of the answer is wanted (HEAD)."""
-    awaits_continue: bool
-    """The client sends the body only when told to."""
-
-
-def parse_head(head: bytes) -> Head:
-    """Read a request line and its header fields.
-
-    head: from the request line up to and with the empty line that ends the fields.
-    Raises RequestError for all that is not exactly HTTP/1 or goes beyond a limit; where the next
-    request begins is then unknown.
-    Source: RFC 9112, 3 (request line), 5 (fields), 6 (length), 9.3 (persistence).
-    """
-    method, target, minor = parse_request_line(head)
-    lines = head.decode("latin-1").split("\r\n")[1:-2]
-    if len(lines) > MAX_FIELDS:
-        raise RequestError(431, "HEADERS_TOO_LARGE", f"Send at most {MAX_FIELDS} header fields.")
-    headers: dict[str, str] = {}
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise _bad_request("A header field is malformed; send each as `Name: value` and CRLF")
-        name, value = field[1].lower(), field[2].rstrip(" \t")
-        # A joined Host or Content-Length is malformed, so these can not be doubled below.
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-
-    if "host" not in headers and minor:
-        raise _bad_request("A request of HTTP/1.1 needs a Host header")
-    path, query = target, ""
-    if target.startswith("/"):
-        path, _, query = target.partition("?")
-    elif absolute := _ABSOLUTE_FORM.fullmatch(target):
-        # RFC 9112, 3.2.2: the target's authority stands above the Host header.
-        headers["host"], path, query = absolute[1], absolute[2] or "/", (absolute[3] or "?")[1:]
-    elif target != "*" or method != "OPTIONS":
-        raise _bad_request("The request target must be a path that begins with /")
-    if _host_name(headers.get("host", "")) is None:
-        raise _bad_request("The Host header is malformed; send one host with an optional port")
-
-    options = [option.strip() for option in headers.get("connection", "").lower().split(",")]
-    expect = headers.get("expect", "").lower()
-    if expect not in ("", "100-continue"):
-        raise RequestError(417, "EXPECTATION_FAILED", "The only known Expect is 100-continue.")
-    return Head(
-        request=Request(
-            "GET" if method == "HEAD" else method,
-            _decoded_path(path),
-            _decoded_query(query) if query else _NO_QUERY,
-            headers,
-            b"",
-        ),
-        body_bytes=_body_bytes(headers),
-        keep_alive="close" not in options if minor else "keep-alive" in options,
-        minor=minor,
-        without_body=method == "HEAD",
-        awaits_continue=bool(expect and minor),
-    )
-
-
-def parse_request_line(head: bytes | bytearray) -> tuple[str, str, int]:
-    """Read the first line of a head: method, request target and minor version of HTTP/1.
-
-    Raises RequestError if it is not whole or not of HTTP/1.
-    """
-    line = _REQUEST_LINE.match(head)
-    if line is None:
-        raise _bad_request("This port speaks HTTP/1.1; the first line is not an HTTP/1.1 request")
-    if line[3] != b"1":
-        raise RequestError(505, "HTTP_VERSION_NOT_SUPPORTED", "Use HTTP/1.1 with this port.")
-    return line[1].decode(), line[2].decode(), min(int(line[4]), 1)
-
-
-def _body_bytes(headers: Mapping[str, str]) -> int:
-    """Give the length of the body, bytes. A length in doubt is refused, never guessed."""
-    if "transfer-encoding" in headers:
-        raise RequestError(
-            411, "LENGTH_REQUIRED", "Send the body with a Content-Length, not Transfer-Encoding."
-        )
-    length = headers.get("content-length", "0")
-    if not _LENGTH.fullmatch(length):
-        raise _bad_request("Content-Length must be given once, as decimal digits")
-    if int(length) > MAX_BODY_BYTES:
-        raise RequestError(
-            413, "BODY_TOO_LARGE", f"Send at most {MAX_BODY_BYTES} bytes as the body of a request."
-        )
-    return int(length)
-
-
-def _decoded_path(path: str) -> str:
-    if "%" in path:
-        if _BAD_ESCAPE.search(path):
-            raise _bad_request("The path has a % that is not followed by two hexadecimal digits")
-        with suppress(UnicodeDecodeError):
-            decoded = unquote(path, errors="strict")
-            if not _CONTROL.search(decoded):
-                return decoded
-        raise _bad_request("The path must be UTF-8 without control characters, percent-encoded")
-    return path
-
-
-def _decoded_query(query: str) -> Mapping[str, str]:
-    try:
-        if _BAD_ESCAPE.search(query):
-            raise ValueError(query)
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
-    except ValueError:
-        raise _bad_request("The query must be `key=value&…`, percent-encoded UTF-8") from None
-    decoded = dict(pairs)
-    if len(decoded) < len(pairs):
-        raise _bad_request("Give each key of the query only once")
-    return decoded
-
-
-def _bad_request(what: str) -> RequestError:
-    return RequestError(400, "BAD_REQUEST", f"{what}.")
-
-
-# --- Who may ask ---------------------------------------------------------------------------------
-
-
-def refuse_foreign(request: Request, own_host: str) -> None:
-    """Refuse what a web page from elsewhere makes a browser on this machine send.
-
-    own_host: the configured host name or address of this service, which is bound to loopback.
-    A page that has its own name resolved to 127.0.0.1 (DNS rebinding) still says its name in
-    Host; one that posts across origins says where it is from in Origin, which may be `null`.
-    Raises RequestError 403.
-    """
-    host = request.headers.get("host")
-    if host is not None and not _is_local(host, own_host):
-        raise RequestError(
-            403,
-            "FOREIGN_HOST",
-            "This service answers on its own machine only; ask it as localhost or 127.0.0.1.",
-        )
-    origin = request.headers.get("origin")
-    if origin is not None and request.method not in ("GET", "OPTIONS"):
-        authority = _ORIGIN.fullmatch(origin.lower())
-        if authority is None or not _is_local(authority[1], own_host):
-            raise RequestError(
-                403,
-                "FOREIGN_ORIGIN",
-                "A web page from elsewhere may not change anything here; use a page of localhost.",
-            )
-
-
-def require_json(request: Request, body_bytes: int) -> None:
-    """Refuse a body that is not declared as JSON; a browser sends no other without asking first.
-
-    Raises RequestError 415.
-    """
-    declared = request.headers.get("content-type", "")
-    is_json = declared.partition(";")[0].strip().lower() == "application/json"
-    if request.method in ("POST", "PUT", "PATCH") and (body_bytes or declared) and not is_json:
-        raise RequestError(
-            415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as Content-Type: application/json."
-        )
-
-
-def allow_all(request: Request) -> None:
-    """Authorize every request: access is by whom the bound address lets connect."""
-
-
-def _is_local(authority: str, own_host: str) -> bool:
-    name = _host_name(authority)
-    return name is not None and (name in ("localhost", own_host.lower()) or _is_loopback(name))
-
-
-def _host_name(authority: str) -> str | None:
-    """Give the host of `host[:port]` in lower case and without brackets; None if malformed."""
-    match = _AUTHORITY.fullmatch(authority)
-    return None if match is None else (match[1] or match[2]).lower()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-# --- Answers to bytes ----------------------------------------------------------------------------
-
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-
-
-def render(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
-    """Give the bytes of an answer to `head`, or to what never became a request.
-
-    Raises ValueError for a header value that would end its line early: that is a bug.
-    """
-    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-    if fields.count("\n") != len(response.headers) or fields.count("\r") != len(response.headers):
-        raise ValueError(f"line break in a header of the answer: {response.headers!r}")
-    if not keep_alive:
-        fields += "Connection: close\r\n"
-    elif head is not None and not head.minor:
-        fields += "Connection: keep-alive\r\n"
-    top = (
-        f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, '')}\r\n"
-        f"Server: dlm-edge\r\nDate: {_http_date(int(time.time()))}\r\n"
-        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
-        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-        f"{fields}\r\n"
-    ).encode("latin-1")
-    return top if head is not None and head.without_body else top + response.body
-
-
-@functools.lru_cache(maxsize=1)
-def _http_date(unix_s: int) -> str:
-    return formatdate(unix_s, usegmt=True)
-
-
-# --- Connections ---------------------------------------------------------------------------------
 
 
 class _Gone(Exception):
@@ -460,7 +218,7 @@ class _Connection:
             if received.startswith((b"\r", b"\n")):
                 # RFC 9112, 2.2: ignore empty lines before the request line.
                 del received[: len(received) - len(received.lstrip(b"\r\n"))]
-            end = _HEAD_END.search(received, searched)
+            end = HEAD_END.search(received, searched)
             head_bytes = end.end() if end else len(received)
             if head_bytes > MAX_HEAD_BYTES:
                 if b"\n" not in received[:MAX_HEAD_BYTES]:
@@ -472,7 +230,7 @@ class _Connection:
                 head = bytes(received[:head_bytes])
                 del received[:head_bytes]
                 return parse_head(head)
-            if line_unchecked and (b"\n" in received or not _BEGINNING.match(received)):
+            if line_unchecked and (b"\n" in received or not BEGINNING.match(received)):
                 # What is not HTTP/1, TLS for one, may never send the end of a head: tell it now.
                 parse_request_line(received)
                 line_unchecked = False
@@ -505,7 +263,7 @@ class _Connection:
             raise RequestError(
                 408, "REQUEST_TIMEOUT", "The request did not arrive in time; send it again."
             ) from None
-        raise _bad_request("The request was cut short")
+        raise bad_request("The request was cut short")
 
     def _receive(self) -> bool:
         """Receive what is there; False at the end of the input. Raises TimeoutError, _Gone.
@@ -551,9 +309,6 @@ class _Connection:
             self._socket.shutdown(socket.SHUT_WR)
             while self._receive():
                 self._received.clear()
-
-
-# --- The server ----------------------------------------------------------------------------------
 
 
 class _Listener(HTTPServer):
@@ -658,7 +413,7 @@ class ApiServer:
         """
         self._listener = listener = self._bind()
         self.port = listener.server_address[1]
-        self.bound_to_loopback = _is_loopback(str(listener.server_address[0]))
+        self.bound_to_loopback = is_loopback(str(listener.server_address[0]))
         threading.Thread(target=listener.serve_forever, name="http", daemon=True).start()
 
     def close(self, deadline_s: float) -> None:
