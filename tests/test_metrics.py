@@ -1,0 +1,234 @@
+"""What Prometheus sees, as whole text and by Prometheus' own tools."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from edge.load import load_status
+from edge.metrics import METRICS, Metrics
+from edge.model import LineState, Meter, MeterState, Snapshot, Status
+from edge.schedule import LeftOut
+from tests.building import a_failure, a_meter, a_reading, an_answer
+from tests.peers import free_port, need_program, wait_until
+from tests.service import Service
+
+
+def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapshot:
+    return Snapshot(
+        tick=1,
+        mono_s=12.5,
+        unix_ms=0,
+        load=load_status(states, 500.0, 0.0),
+        meters={state.meter.id: state for state in states},
+        lines=lines,
+    )
+
+
+def metrics_of(snapshot: Snapshot) -> Metrics:
+    metrics = Metrics(lambda: snapshot)
+    metrics.keep(state.meter for state in snapshot.meters.values())
+    return metrics
+
+
+def own_lines(metrics: Metrics, prefix: str = "dlm_") -> list[str]:
+    return [line for line in metrics.text().decode().splitlines() if line.startswith(prefix)]
+
+
+def a_named_meter(name: str, id_: str) -> Meter:
+    return replace(a_meter(name), id=id_)
+
+
+def test_every_series_of_a_living_site() -> None:
+    meter = a_named_meter('Main "A"', "meter_a")
+    reading = a_reading(
+        10.0,
+        power=28.5,
+        energy=2.0,
+        energyExport=0.5,
+        voltage=230.1,
+        current=123.7,
+        powerFactor=0.95,
+        frequency=50.02,
+    )
+    line = LineState("tcp://127.0.0.1:502", connected=True, opened=2)
+    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, reading), lines=(line,)))
+    labels = r'{meter_id="meter_a",meter_name="Main \"A\"",meter_type="grid"}'
+    assert own_lines(metrics, "dlm_meter") == [
+        f"dlm_meter_up{labels} 1.0",
+        f"dlm_meter_reading_age_seconds{labels} 2.5",
+        f"dlm_meter_suspect{labels} 0.0",
+        f"dlm_meter_power_watts{labels} 28500.0",
+        f"dlm_meter_energy_joules_total{labels} 7.2e+06",
+        f"dlm_meter_energy_export_joules_total{labels} 1.8e+06",
+        f"dlm_meter_voltage_volts{labels} 230.1",
+        f"dlm_meter_current_amperes{labels} 123.7",
+        f"dlm_meter_power_factor_ratio{labels} 0.95",
+        f"dlm_meter_frequency_hertz{labels} 50.02",
+    ]
+    assert own_lines(metrics, "dlm_load") == [
+        "dlm_load_grid_capacity_watts 500000.0",
+        "dlm_load_pv_production_watts 0.0",
+        "dlm_load_building_consumption_watts 28500.0",
+        "dlm_load_available_capacity_watts 471500.0",
+        "dlm_load_overload_watts 0.0",
+        'dlm_load_quality{quality="good"} 1.0',
+        'dlm_load_quality{quality="degraded"} 0.0',
+        'dlm_load_quality{quality="failsafe"} 0.0',
+        'dlm_load_quality{quality="unmetered"} 0.0',
+    ]
+    assert own_lines(metrics, "dlm_line") == [
+        'dlm_line_up{line="tcp://127.0.0.1:502"} 1.0',
+        'dlm_line_opens_total{line="tcp://127.0.0.1:502"} 2.0',
+    ]
+
+
+@pytest.mark.parametrize("status", [Status.ERROR, Status.OFFLINE])
+def test_a_value_that_is_not_live_has_no_series_but_its_age(status: Status) -> None:
+    metrics = metrics_of(a_snapshot(MeterState(a_meter(), status, a_reading(10.0, power=1.0))))
+    names = {line.partition("{")[0] for line in own_lines(metrics, "dlm_meter")}
+    assert names == {"dlm_meter_up", "dlm_meter_reading_age_seconds", "dlm_meter_suspect"}
+
+
+def test_what_is_unknown_has_no_series() -> None:
+    metrics = metrics_of(a_snapshot(MeterState(a_meter())))
+    names = {line.partition("{")[0].partition(" ")[0] for line in own_lines(metrics)}
+    assert "dlm_meter_reading_age_seconds" not in names
+    assert "dlm_load_building_consumption_watts" not in names
+    assert "dlm_load_available_capacity_watts" in names
+
+
+def test_polls_are_counted_by_how_they_ended_from_zero_on() -> None:
+    meter = a_named_meter("Main", "meter_a")
+    metrics = metrics_of(a_snapshot(MeterState(meter)))
+    for result in (an_answer(meter), an_answer(meter), a_failure(meter, "no_reply")):
+        metrics.polled(result)
+    metrics.left_out(LeftOut(meter, overruns=1, skips=2))
+    counts = {
+        line.partition('result="')[2].partition('"')[0]: float(line.rpartition(" ")[2])
+        for line in own_lines(metrics, "dlm_polls_total")
+    }
+    assert counts == {
+        "ok": 2,
+        "partial": 0,
+        "no_reply": 1,
+        "bad_reply": 0,
+        "refused": 0,
+        "line_error": 0,
+    }
+    assert own_lines(metrics, "dlm_poll_overruns_total")[0].endswith(" 1.0")
+    assert own_lines(metrics, "dlm_poll_skips_total")[0].endswith(" 2.0")
+    assert own_lines(metrics, "dlm_poll_duration_seconds_count")[0].endswith(" 3.0")
+
+
+def test_a_meter_that_is_gone_leaves_no_series() -> None:
+    kept, gone = a_meter("kept"), a_meter("gone")
+    metrics = metrics_of(a_snapshot())
+    metrics.keep([kept, gone])
+    metrics.polled(an_answer(gone))
+    metrics.polled(an_answer(kept))
+    metrics.keep([kept])
+    text = metrics.text().decode()
+    assert gone.id not in text
+    assert kept.id in text
+
+
+def test_every_metric_stands_in_the_table_and_every_row_is_exported() -> None:
+    meter = a_meter()
+    values = {"power": 1.0, "energy": 1.0, "energyExport": 1.0, "voltage": 230.0}
+    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, a_reading(0.0, **values))))
+    exported = {
+        family.name: family.type
+        for family in text_string_to_metric_families(metrics.openmetrics().decode())
+        if family.name.startswith("dlm_")
+    }
+    assert exported == {row.name: row.kind for row in METRICS}
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with Service(tmp_path, arguments=("--demo",)) as service:
+        service.wait_until(
+            lambda: service.data("/api/system")["meters"].get("online") == 4,
+            "four meters online",
+            timeout_s=20,
+        )
+        yield service
+
+
+def test_promtool_finds_nothing_to_say(service: Service) -> None:
+    promtool = need_program("promtool", "prometheus")
+    text = urllib.request.urlopen(f"{service.base_url}/metrics", timeout=10).read()
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_openmetrics_is_given_where_it_is_asked_for(service: Service) -> None:
+    request = urllib.request.Request(
+        f"{service.base_url}/metrics",
+        headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        text = answer.read().decode()
+    assert text.endswith("# EOF\n")
+    assert "dlm_meter_power_watts" in {
+        family.name for family in text_string_to_metric_families(text)
+    }
+
+
+def test_a_real_prometheus_scrapes_it(service: Service, tmp_path: Path) -> None:
+    prometheus = need_program("prometheus", "prometheus")
+    target = urllib.parse.urlsplit(service.base_url).netloc
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [{"job_name": "dlm", "static_configs": [{"targets": [target]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            prometheus,
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def query(expression: str) -> list[Any]:
+        query = urllib.parse.urlencode({"query": expression, "time": time.time()})
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=5
+            ) as answer:
+                result: list[Any] = json.load(answer)["data"]["result"]
+                return result
+        except OSError:
+            return []
+
+    try:
+        wait_until(lambda: len(query("dlm_meter_power_watts")) == 4, timeout_s=30)
+        assert [float(row["value"][1]) for row in query("up")] == [1.0]
+        assert {row["metric"]["meter_type"] for row in query("dlm_meter_up == 1")} == {
+            "grid",
+            "building",
+            "solar",
+            "zone",
+        }
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
