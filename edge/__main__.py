@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge import __version__
-from edge.config import Config, load_config
 from edge.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from edge.config import Config
 
 _CHECKOUT_CONFIG = Path(__file__).resolve().parent.parent / "config" / "edge.toml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    purposes = "\n".join(f"  {name:10}{purpose}" for name, (purpose, _) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dlm-edge",
         description="Reads energy meters and says how much power is free for charging cars.",
+        epilog=f"commands, each with its own --help:\n{purposes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dlm-edge {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_check(commands)
-    _add_simulate(commands)
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    parser.add_argument("rest", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
     args = parser.parse_args(arguments)
+    purpose, command = COMMANDS[args.command]
+    description = f"{purpose[0].upper()}{purpose[1:]}."
+    own_parser = argparse.ArgumentParser(prog=f"dlm-edge {args.command}", description=description)
     try:
-        code: int = args.command(args)
-        return code
+        return command(own_parser, args.rest)
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -40,8 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _add_run(commands: Any) -> None:
-    parser = commands.add_parser("run", help="run the service")
+# --- Commands: each gets its parser, to declare its flags, and its arguments ----------------------
+# Each imports what it needs by itself, so that none waits for another's imports.
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the service is there to be stopped
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _add_config_flags(parser)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 for a free one")
@@ -51,44 +63,30 @@ def _add_run(commands: Any) -> None:
         help="simulate a small site too; its meters are forgotten at the end, unless --state-dir "
         "says where to keep them",
     )
-    parser.set_defaults(command=_run)
-
-
-def _add_check(commands: Any) -> None:
-    parser = commands.add_parser("check", help="name every fault of configuration and state")
-    _add_config_flags(parser)
-    parser.set_defaults(command=_check)
-
-
-def _add_simulate(commands: Any) -> None:
-    parser = commands.add_parser("simulate", help="serve simulated meters to try things with")
-    if "simulate" in sys.argv:  # the other commands need not wait for it
-        from edge.simulate.command import add_arguments, run
-
-        add_arguments(parser)
-        parser.set_defaults(command=run)
-
-
-def _add_config_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="TOML file (in a checkout: config/edge.toml)")
-    parser.add_argument("--state-dir", help="folder of state.json")
-
-
-def _run(args: argparse.Namespace) -> int:
-    from edge.app import demo_state_dir, run_service
+    args = parser.parse_args(arguments)
+    from edge.app import run_service
 
     with ExitStack() as stack:
         if args.demo and args.state_dir is None:
-            args.state_dir = stack.enter_context(demo_state_dir())
+            import tempfile
+
+            folder = tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
+            args.state_dir = stack.enter_context(folder)
         run_service(_load(args), lambda: _load(args), demo=args.demo)
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    _add_config_flags(parser)
+    args = parser.parse_args(arguments)
     from edge.registry import load_state
 
     config = _load(args)
-    state = load_state(Path(config.state.dir), set_aside=False)
+    try:
+        state = load_state(Path(config.state.dir), set_aside=False)
+    except StateError as exc:
+        print(exc, file=sys.stderr)
+        return 2
     for notice in state.notices:
         print(notice, file=sys.stderr)
     if state.notices:
@@ -97,11 +95,33 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
+def _simulate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    from edge.simulate.command import add_arguments, run
+
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]], int]]] = {
+    "run": ("run the service", _run),
+    "check": ("name every fault of configuration and state", _check),
+    "simulate": ("serve simulated meters to try things with", _simulate),
+}
+"""Name of a command → its purpose, and its function, which gives the exit code."""
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="TOML file (in a checkout: config/edge.toml)")
+    parser.add_argument("--state-dir", help="folder of state.json")
+
+
 def _load(args: argparse.Namespace) -> Config:
+    from edge.config import load_config
+
     file = args.config
     if file is None and _CHECKOUT_CONFIG.exists():
         file = _CHECKOUT_CONFIG
-    given = {
+    given: dict[str, Any] = {
         "state.dir": args.state_dir,
         "api.host": getattr(args, "host", None),
         "api.port": getattr(args, "port", None),

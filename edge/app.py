@@ -1,8 +1,8 @@
 """The service put together: built from the configuration, started, reloaded and stopped.
 
 Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
-each; `log` writes the log; `reload` waits for SIGHUP. All but main are daemons, so nothing that
-hangs can keep the process from ending.
+each; `log` writes the log; `reload` waits for SIGHUP; `register` brings in a demo's meters. All but
+main are daemons, so nothing that hangs can keep the process from ending.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,14 +28,13 @@ from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.config import Config, changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
-from edge.drivers import make_driver
-from edge.errors import ConfigError
+from edge.drivers import DRIVERS, make_driver
+from edge.errors import ConfigError, DlmError
 from edge.image import ProcessImage
 from edge.line import LineWorker
 from edge.logs import Log
 from edge.model import Meter
 from edge.registry import Registry
-from edge.render import timestamp
 
 log = logging.getLogger("edge.app")
 
@@ -57,8 +57,7 @@ class App:
         self._cycle = Cycle(
             config.cycle.tick_ms, _limits(config), self._image, self._make_line, self._clock
         )
-        self._registry = Registry(Path(config.state.dir), self._cycle.change_meters)
-        self._stop_started_mono_s = 0.0
+        self._registry = Registry(Path(config.state.dir), self._take_over)
 
     def run(self, registrations: Sequence[Mapping[str, Any]] = ()) -> None:
         """Serve until SIGTERM or SIGINT. Main thread only.
@@ -66,7 +65,8 @@ class App:
         registrations: meters to register, or to update where their name is known.
         Raises ConfigError or StateError when the service cannot start.
         """
-        threading.excepthook = _end_process
+        threading.excepthook = self._end_process
+        self._watch_signals()
         with ExitStack() as stack:
             self._log.start()
             stack.callback(self._log.stop)
@@ -74,14 +74,12 @@ class App:
             stack.callback(self._registry.close)
             for notice in self._registry.notices:
                 log.error("%s", notice)
-            self._cycle.change_meters(self._registry.meters)
+            self._take_over(self._registry.meters)
             server = self._make_server()
             server.start()
             log.info("Listening on http://%s:%d", self._config.api.host, server.port)
-            self._watch_signals()
-            threading.Thread(
-                target=self._register_all, args=(registrations,), name="register", daemon=True
-            ).start()
+            if registrations:
+                self._start_thread("register", self._register_all, registrations)
             self._cycle.run()
             log.info("Stopping")
             server.close(time.monotonic() + STOP_WITHIN_S / 2)
@@ -97,9 +95,9 @@ class App:
             about={
                 "version": __version__,
                 "site": {"id": config.site.id, "name": config.site.name},
-                "startedAt": timestamp(self._clock.unix_ms()),
                 "notices": list(self._registry.notices),
             },
+            started_mono_s=self._clock.mono_s(),
         )
         return ApiServer(
             Api(service).handle,
@@ -109,25 +107,39 @@ class App:
             max_connections=config.api.max_connections,
         )
 
+    def _take_over(self, meters: tuple[Meter, ...]) -> Future[None]:
+        """Give the cycle new meters, after what would keep it waiting when it makes their lines."""
+        for protocol in {meter.protocol for meter in meters}:
+            import_module(DRIVERS[protocol].partition(":")[0])
+        return self._cycle.change_meters(meters)
+
     def _make_line(self, meter: Meter) -> LineWorker:
         endpoint = meter.communication.endpoint
         driver = make_driver(meter.protocol, endpoint)
         return LineWorker(endpoint.name, driver, self._image.put, self._clock)
 
     def _register_all(self, registrations: Sequence[Mapping[str, Any]]) -> None:
-        known = {meter.name: meter.id for meter in self._registry.meters}
+        known = {meter.name.casefold(): meter.id for meter in self._registry.meters}
         for document in registrations:
-            if document["name"] in known:
-                self._registry.update(known[document["name"]], document)
-            else:
-                self._registry.add(document)
+            id_ = known.get(document["name"].casefold())
+            try:
+                if id_ is not None:
+                    self._registry.update(id_, document)
+                else:
+                    self._registry.add(document)
+            except DlmError as exc:
+                log.error("%s is not registered: %s", document["name"], exc)
+
+    @staticmethod
+    def _start_thread(name: str, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, name=name, daemon=True).start()
 
     def _watch_signals(self) -> None:
         """Handlers only put on queues: they may interrupt anything, also the holder of a lock."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: self._cycle.stop())
         signal.signal(signal.SIGHUP, lambda _number, _frame: self._reloads.put(None))
-        threading.Thread(target=self._reload_on_signal, name="reload", daemon=True).start()
+        self._start_thread("reload", self._reload_on_signal)
 
     def _reload_on_signal(self) -> None:
         while True:
@@ -145,11 +157,20 @@ class App:
             self._cycle.change_limits(_limits(config))
             log.info("The configuration was reloaded")
 
+    def _end_process(self, args: threading.ExceptHookArgs) -> None:
+        """A bug in any thread ends the process, with its traceback; systemd starts it again."""
+        name = args.thread.name if args.thread is not None else "?"
+        print(f"Bug in thread {name}:", file=sys.stderr)
+        traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
+        sys.stderr.flush()
+        self._log.stop()
+        os._exit(1)
+
 
 def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool) -> None:
     """Run the service; blocks until a signal ends it. Main thread only.
 
-    demo: serve a simulated site too, registered in a state folder of its own that is thrown away.
+    demo: serve a simulated site too, and register its meters.
     Raises ConfigError or StateError when the service cannot start.
     """
     if not demo:
@@ -161,19 +182,5 @@ def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool
         App(config, load_config).run(site.registrations)
 
 
-def demo_state_dir() -> tempfile.TemporaryDirectory[str]:
-    """A folder for a demo's meters, gone when it ends."""
-    return tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
-
-
 def _limits(config: Config) -> SiteLimits:
     return SiteLimits(config.site.grid_capacity_kw, config.load.failsafe_available_kw)
-
-
-def _end_process(args: threading.ExceptHookArgs) -> None:
-    """A bug in any thread ends the process, with its traceback; systemd starts it again."""
-    name = args.thread.name if args.thread is not None else "?"
-    print(f"Bug in thread {name}:", file=sys.stderr)
-    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
-    sys.stderr.flush()
-    os._exit(1)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
-import sys
-from logging.handlers import QueueHandler, QueueListener
-from typing import TextIO
+import threading
+import time
+from contextlib import suppress
 
-QUEUE_RECORDS = 1000
+QUEUE_LINES = 1000
 _FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
 
-log = logging.getLogger("edge.log")
 
+class Log(logging.Handler):
+    """The process's log between `start` and `stop`. A full queue drops records and says so.
 
-class Log:
-    """The process's log between `start` and `stop`. A full queue drops records and counts them."""
+    fd: the file descriptor that it writes to.
+    """
 
-    def __init__(self, level: str, stream: TextIO = sys.stderr) -> None:
-        records: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE_RECORDS)
-        writer = logging.StreamHandler(stream)
-        writer.setFormatter(logging.Formatter(_FORMAT))
-        self._handler = _DroppingHandler(records)
-        self._listener = _Listener(records, writer)
+    def __init__(self, level: str, fd: int = 2) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_FORMAT))
         self.set_level(level)
+        self._fd = fd
+        self._lines: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
+        self._dropped = 0
+        self._told = 0
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
 
     def set_level(self, level: str) -> None:
         """Log this level and above: debug, info, warning or error. Any thread."""
@@ -31,29 +35,43 @@ class Log:
 
     def start(self) -> None:
         """Take over the root logger."""
-        logging.getLogger().addHandler(self._handler)
-        self._listener.start()
+        logging.getLogger().addHandler(self)
+        self._thread.start()
 
-    def stop(self) -> None:
-        """Write what is queued and end the thread. Blocks for that."""
-        logging.getLogger().removeHandler(self._handler)
-        self._listener.stop()
-        if self._handler.dropped:
-            print(f"{self._handler.dropped} log records were dropped.", file=sys.stderr)
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Write what is queued and end the thread; what nobody has taken by timeout_s is lost."""
+        logging.getLogger().removeHandler(self)
+        deadline_s = time.monotonic() + timeout_s
+        with suppress(queue.Full):
+            self._lines.put(None, timeout=timeout_s)
+            if self._thread is not threading.current_thread():
+                self._thread.join(max(0.0, deadline_s - time.monotonic()))
 
-
-class _DroppingHandler(QueueHandler):
-    dropped = 0
-
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record as text; never blocks."""
         try:
-            self.queue.put_nowait(record)
+            self._lines.put_nowait(self.format(record))
         except queue.Full:
-            self.dropped += 1
+            self._dropped += 1  # under the lock that `handle` holds
 
+    def _write_lines(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            if self._lines.qsize() <= QUEUE_LINES // 2:
+                self._tell_dropped()
+        self._tell_dropped()
 
-class _Listener(QueueListener):
-    def enqueue_sentinel(self) -> None:
-        """Wait for room: the queue is bounded, and the end of the log must not be lost."""
-        assert isinstance(self.queue, queue.Queue)
-        self.queue.put(None)
+    def _tell_dropped(self) -> None:
+        if dropped := self._dropped - self._told:
+            self._told += dropped
+            self._write(f"{dropped} log records were dropped: they came faster than written.")
+
+    def _write(self, line: str) -> None:
+        """Write to the descriptor, so that nothing waits in a buffer or behind a stream's lock.
+
+        Where nobody takes the log any more it is lost; that is no reason to stop measuring.
+        """
+        rest = f"{line}\n".encode(errors="backslashreplace")
+        with suppress(OSError):
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]

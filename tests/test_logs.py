@@ -1,0 +1,158 @@
+"""The log: never blocks who logs, loses nothing at the end, says what it had to drop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from edge.logs import QUEUE_LINES, Log
+from tests.peers import wait_until
+
+log = logging.getLogger("EnergyMeterManager")
+
+
+@pytest.fixture(autouse=True)
+def root_level() -> Iterator[None]:
+    """Keep the level that other tests log with."""
+    before = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(before)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A file to log to: its path and descriptor."""
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    yield path, fd
+    os.close(fd)
+
+
+@pytest.fixture
+def stuck_pipe() -> Iterator[tuple[BinaryIO, int]]:
+    """A pipe that is full and that nobody reads: the end to read from, and the other's number."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    try:
+        while True:
+            os.write(write_fd, b"x" * 65536)
+    except BlockingIOError:
+        os.set_blocking(write_fd, True)
+    with os.fdopen(read_fd, "rb") as reader:
+        yield reader, write_fd
+    os.close(write_fd)
+
+
+def test_a_line_names_its_logger_as_the_guide_greps_for_it(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    log.info("Registered meter: %s", "Main Building Meter")
+    written.stop()
+    line = file[0].read_text()
+    assert line.endswith(" INFO [EnergyMeterManager] Registered meter: Main Building Meter\n")
+    assert line.count("\n") == 1
+
+
+def test_nothing_is_lost_at_the_end(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    for number in range(QUEUE_LINES):
+        log.info("line %d", number)
+    written.stop()
+    assert [line.rsplit(" ", 1)[1] for line in file[0].read_text().splitlines()] == [
+        str(number) for number in range(QUEUE_LINES)
+    ]
+
+
+def test_the_level_can_be_changed_while_running(file: tuple[Path, int]) -> None:
+    written = Log("warning", file[1])
+    written.start()
+    log.info("too quiet")
+    written.set_level("debug")
+    log.debug("heard")
+    written.stop()
+    log.error("after the end")
+    assert [line.rsplit("] ")[1] for line in file[0].read_text().splitlines()] == ["heard"]
+
+
+def test_a_traceback_is_written_whole(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    try:
+        raise RuntimeError("broken wire")
+    except RuntimeError:
+        log.exception("It failed")
+    written.stop()
+    assert file[0].read_text().endswith("RuntimeError: broken wire\n")
+
+
+def test_text_that_no_encoding_has_is_written_all_the_same(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    log.info("half a pair: \ud83d")
+    log.info("and on: ü")
+    written.stop()
+    text = file[0].read_text(encoding="utf-8")
+    assert "half a pair: \\ud83d\n" in text
+    assert "and on: ü\n" in text
+
+
+def test_a_stuck_reader_stalls_neither_who_logs_nor_the_end(
+    stuck_pipe: tuple[BinaryIO, int],
+) -> None:
+    written = Log("info", stuck_pipe[1])
+    written.start()
+    began_s = time.monotonic()
+    for number in range(3 * QUEUE_LINES):
+        log.info("line %d", number)
+    written.stop(timeout_s=0.1)
+    assert time.monotonic() - began_s < 2.0
+    stuck_pipe[0].close()
+    written.stop()
+    assert not written._thread.is_alive(), "it goes on as soon as the reader is gone"
+
+
+def test_dropped_records_are_counted_in_the_log(stuck_pipe: tuple[BinaryIO, int]) -> None:
+    pipe, write_fd = stuck_pipe
+    written = Log("info", write_fd)
+    written.start()
+    log.info("the first, which the thread is stuck with")
+    wait_until(written._lines.empty, what="the thread having taken the first line")
+    for number in range(QUEUE_LINES + 5):
+        log.info("line %d", number)
+    received = bytearray()
+    reader = threading.Thread(target=_read_all, args=(pipe.fileno(), received))
+    reader.start()
+    written.stop(timeout_s=10)
+    reader.join(10)
+    lines = received.lstrip(b"x").decode().splitlines()
+    assert "5 log records were dropped: they came faster than written." in lines
+    assert lines.index("5 log records were dropped: they came faster than written.") < QUEUE_LINES
+    assert len(lines) == 1 + QUEUE_LINES + 1
+    assert written._dropped == 5
+
+
+def test_a_log_that_cannot_be_written_to_ends_nothing() -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    written = Log("info", write_fd)
+    written.start()
+    log.info("nobody hears")
+    log.info("and yet")
+    written.stop(timeout_s=5)
+    os.close(write_fd)
+    assert not written._thread.is_alive()
+
+
+def _read_all(fd: int, into: bytearray) -> None:
+    """Read lines until the `line <last number>` one, and the one that tells of the drops."""
+    end = f"line {QUEUE_LINES - 1}\n".encode()
+    while not (into.endswith(end) and b"were dropped" in into):
+        into += os.read(fd, 65536)
