@@ -6,27 +6,32 @@ the lowest free one.
 
 A change is written to a temporary file, synced, renamed over the old one, and the folder synced;
 before that the old content is kept as `state.json.bak` in the same way. So at any moment, whatever
-is killed, one of the two is whole. A file that cannot be understood is set aside with the ending
-`.broken`, the backup is used, and both are said in `notices`: the service never starts empty in
-silence. A meter that is understood but not valid (edited by hand, or from a newer version) stops
-the start with its faults, because without it too much power would seem free.
+is killed, both are whole, each of one generation. When the folder cannot be synced, the new file is
+in place but might not outlast a power cut: the old one is put back, and the change is refused.
+
+A file that cannot be understood is set aside with the ending `.broken`, the backup is used, and
+both are said in `notices`: the service never starts empty in silence. A meter that is understood
+but not valid (edited by hand, or from a newer version) stops the start with its faults, because
+without it too much power would seem free.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
-import secrets
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import ConfigError, Fault, RequestError, StateError
+from edge.errors import ConfigError, DlmError, Fault, RequestError, StateError
 from edge.meterspec import line_conflicts, merge_patch, parse_meter
 from edge.model import Meter
 from edge.structure import Faulty
@@ -35,8 +40,11 @@ VERSION = 1
 STATE_FILE = "state.json"
 BACKUP_FILE = "state.json.bak"
 LOCK_FILE = "state.lock"
+BROKEN_ENDING = ".broken"
 SHOWN_WITHIN_S = 10
 """A change shows at the next tick; a caller waits no longer than this for it."""
+
+_ID = re.compile(r"meter_[A-Za-z0-9]+")
 
 log = logging.getLogger("EnergyMeterManager")
 
@@ -65,20 +73,12 @@ class Registry:
 
         Raises StateError when the folder cannot be used, ConfigError when a meter is not valid.
         """
+        self._lock_fd = _lock(self._folder)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateError(
-                f"{self._folder} is used by another dlm-edge; stop it, or give another --state-dir."
-            ) from None
-        except OSError as exc:
-            raise StateError(
-                f"{self._folder} cannot be used ({exc.strerror}); mend its permissions or give "
-                "another --state-dir."
-            ) from exc
-        stored = load_state(self._folder, set_aside=True)
+            stored = load_state(self._folder, set_aside=True)
+        except DlmError:
+            self.close()
+            raise
         self.meters, self._stored, self.notices = stored.meters, stored.content, stored.notices
 
     def close(self) -> None:
@@ -95,8 +95,9 @@ class Registry:
         with self._change_lock:
             meter = _parsed(document, _new_id(), self._free_slot())
             self._check_against_others(meter)
-            shown = self._store((*self.meters, meter))
-        log.info("Registered meter: %s", meter.name)
+            self._store((*self.meters, meter))
+            log.info("Registered meter: %s", meter.name)
+            shown = self._changed(self.meters)
         wait([shown], SHOWN_WITHIN_S)
         return meter
 
@@ -108,7 +109,9 @@ class Registry:
                 raise _invalid([Fault("", "must be an object with the keys to change")])
             meter = _parsed(merge_patch(old.document, patch), old.id, old.slot)
             self._check_against_others(meter)
-            shown = self._store(tuple(meter if other is old else other for other in self.meters))
+            self._store(tuple(meter if other is old else other for other in self.meters))
+            log.info("Updated meter: %s", meter.name)
+            shown = self._changed(self.meters)
         wait([shown], SHOWN_WITHIN_S)
         return meter
 
@@ -116,8 +119,9 @@ class Registry:
         """Take a meter out; as `add`. Returns the removed one."""
         with self._change_lock:
             meter = self._find(meter_id)
-            shown = self._store(tuple(other for other in self.meters if other is not meter))
-        log.info("Removed meter: %s", meter.name)
+            self._store(tuple(other for other in self.meters if other is not meter))
+            log.info("Removed meter: %s", meter.name)
+            shown = self._changed(self.meters)
         wait([shown], SHOWN_WITHIN_S)
         return meter
 
@@ -146,20 +150,31 @@ class Registry:
         if conflicts:
             raise _invalid(conflicts)
 
-    def _store(self, meters: tuple[Meter, ...]) -> Future[None]:
+    def _store(self, meters: tuple[Meter, ...]) -> None:
+        """Put `meters` in force, on disk and then in memory. Raises StateError; then neither is."""
         content = _dump(meters)
+        state, backup = self._folder / STATE_FILE, self._folder / BACKUP_FILE
         try:
             if self._stored:
-                write_atomically(self._folder / BACKUP_FILE, self._stored)
-            write_atomically(self._folder / STATE_FILE, content)
+                replace_file(backup, self._stored)
+            replace_file(state, content)
         except OSError as exc:
-            raise StateError(
-                f"The change could not be stored in {STATE_FILE} ({exc.strerror}), so nothing was "
-                "changed; free space or mend the disk, then try again."
-            ) from exc
+            raise _not_stored(exc, "so nothing was changed") from exc
+        try:
+            _sync_folder(self._folder)
+        except OSError as exc:
+            try:
+                if self._stored:
+                    os.replace(backup, state)
+                else:
+                    state.unlink()
+            except OSError:
+                fate = f"nor be undone; it is not in force, but may be in {STATE_FILE}"
+            else:
+                fate = "so nothing was changed"
+            raise _not_stored(exc, fate) from exc
         self._stored = content
         self.meters = meters
-        return self._changed(meters)
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,9 @@ def load_state(folder: Path, *, set_aside: bool) -> StoredState:
                 f"{BACKUP_FILE} are used; check that the last change is among them."
             )
         return StoredState(_parse_entries(file, entries), content, tuple(notices))
+    if not notices:
+        broken = sorted(file.name for file in folder.glob(f"{STATE_FILE}*{BROKEN_ENDING}*"))
+        notices = [f"{name} was set aside as damaged earlier." for name in broken]
     if notices:
         notices.append(
             "No meters could be restored; register them again, or put back a copy of "
@@ -210,14 +228,17 @@ def meter_not_found(meter_id: str) -> RequestError:
     )
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Replace a file so that it is whole at any moment: write, sync, rename, sync the folder.
+def replace_file(file: Path, content: bytes) -> None:
+    """Replace a file so that it is whole at any moment: write another, sync it, rename it.
 
-    Raises OSError; then the old file still stands, but for a failing sync of the folder.
+    Only once the folder is synced too is it sure to outlast a power cut.
+    Raises OSError; then the old file still stands.
     """
     temporary = file.with_name(file.name + ".tmp")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # A file left over may be another user's, or have other permissions than ours.
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             rest = memoryview(content)
             while rest:
@@ -227,13 +248,50 @@ def write_atomically(file: Path, content: bytes) -> None:
             os.close(fd)
         os.replace(temporary, file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
-    folder_fd = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder_fd)
+        os.fsync(fd)
     finally:
-        os.close(folder_fd)
+        os.close(fd)
+
+
+def _lock(folder: Path) -> int:
+    """Make the folder and lock it for this process; the file descriptor that holds the lock."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise _unusable(folder, exc) from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        if isinstance(exc, BlockingIOError):
+            raise StateError(
+                f"{folder} is used by another dlm-edge; stop it, or give another --state-dir."
+            ) from None
+        raise _unusable(folder, exc) from exc
+    return fd
+
+
+def _unusable(folder: Path, exc: OSError) -> StateError:
+    return StateError(
+        f"{folder} cannot be used ({exc.strerror}); mend its permissions or give another "
+        "--state-dir."
+    )
+
+
+def _not_stored(exc: OSError, fate: str) -> StateError:
+    return StateError(
+        f"The change could not be stored in {STATE_FILE} ({exc.strerror}), {fate}; free space or "
+        "mend the disk, then try again."
+    )
 
 
 def _dump(meters: tuple[Meter, ...]) -> bytes:
@@ -245,12 +303,18 @@ def _dump(meters: tuple[Meter, ...]) -> bytes:
 
 
 def _read(file: Path) -> bytes | None:
+    """The file's content; None when there is none, and empty when it cannot be a file of ours."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as exc:
-        raise StateError(f"{file} cannot be read ({exc.strerror}); mend its permissions.") from exc
+        if exc.errno in (errno.EISDIR, errno.EIO):  # EIO: a bad spot on the card
+            return b""
+        raise StateError(
+            f"{file} cannot be read ({exc.strerror}); mend its permissions or give another "
+            "--state-dir."
+        ) from exc
 
 
 def _entries(file: Path, content: bytes) -> list[dict[str, Any]] | None:
@@ -264,6 +328,8 @@ def _entries(file: Path, content: bytes) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(document, dict) or type(document.get("version")) is not int:
         return None
+    if document["version"] < 1:
+        return None
     if document["version"] > VERSION:
         message = f"is of a newer dlm-edge than this one, which knows {VERSION}; install that one"
         raise ConfigError(str(file), [Fault("version", message)])
@@ -275,6 +341,7 @@ def _entries(file: Path, content: bytes) -> list[dict[str, Any]] | None:
             isinstance(entry, dict)
             and isinstance(entry.get("id"), str)
             and type(entry.get("slot")) is int
+            and entry["slot"] >= 0
             and isinstance(entry.get("registration"), dict)
         ):
             return None
@@ -285,26 +352,35 @@ def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ..
     meters: list[Meter] = []
     faults: list[Fault] = []
     for number, entry in enumerate(entries):
-        path = f"meters[{number}].registration"
+        place = f"meters[{number}]"
+        if not _ID.fullmatch(entry["id"]):
+            message = f"must be 'meter_' with letters and digits, not {entry['id']!r}"
+            faults.append(Fault(f"{place}.id", message))
         try:
             meter = parse_meter(entry["registration"], entry["id"], entry["slot"])
         except Faulty as exc:
-            faults.extend(Fault(f"{path}.{fault.path}", fault.message) for fault in exc.faults)
+            faults.extend(_below(f"{place}.registration", exc.faults))
             continue
-        if any(other.id == meter.id or other.name == meter.name for other in meters):
-            faults.append(Fault(path, f"stands twice ({meter.name!r}); delete one of them"))
-        faults.extend(
-            Fault(f"{path}.{fault.path}", fault.message) for fault in line_conflicts(meter, meters)
-        )
+        for other in meters:
+            if other.id == meter.id or other.name.casefold() == meter.name.casefold():
+                faults.append(Fault(place, f"stands twice ({meter.name!r}); delete one of them"))
+            elif other.slot == meter.slot:
+                message = f"is that of {other.name!r} too; give another number, 0 or above"
+                faults.append(Fault(f"{place}.slot", message))
+        faults.extend(_below(f"{place}.registration", line_conflicts(meter, meters)))
         meters.append(meter)
     if faults:
         raise ConfigError(str(file), faults)
     return tuple(meters)
 
 
+def _below(place: str, faults: Iterable[Fault]) -> list[Fault]:
+    return [Fault(f"{place}.{fault.path}", fault.message) for fault in faults]
+
+
 def _set_aside(file: Path) -> Path:
     number = 0
-    while (target := file.with_name(f"{file.name}.broken{number or ''}")).exists():
+    while (target := file.with_name(f"{file.name}{BROKEN_ENDING}{number or ''}")).exists():
         number += 1
     try:
         os.replace(file, target)
@@ -331,4 +407,4 @@ def _invalid(faults: list[Fault] | tuple[Fault, ...]) -> RequestError:
 
 
 def _new_id() -> str:
-    return f"meter_{secrets.token_hex(6)}"
+    return f"meter_{os.urandom(6).hex()}"
