@@ -112,6 +112,9 @@ class Cycle:
             tick += missed + 1
         for line in self._lines.values():
             line.stop()
+        self._take_changes()
+        for change in self._changes:  # stored, and in force at the next start
+            change.done.set_result(None)
 
     def close_lines(self, timeout_s: float) -> None:
         """After `run`: wait for the lines' threads, for timeout_s in all."""

@@ -121,8 +121,12 @@ def load_status(load: LoadStatus, snapshot: Snapshot) -> Json:
     }
 
 
-def system(snapshot: Snapshot, about: Mapping[str, Any]) -> Json:
-    """The service's own health. about: what does not change while it runs."""
+def system(snapshot: Snapshot, about: Mapping[str, Any], started_mono_s: float) -> Json:
+    """The service's own health. about: what does not change while it runs.
+
+    The start is told by today's clock: it may have been before the clock was set.
+    """
+    uptime_s = snapshot.mono_s - started_mono_s
     health = snapshot.health
     counts: dict[str, int] = {}
     for state in snapshot.meters.values():
@@ -130,6 +134,8 @@ def system(snapshot: Snapshot, about: Mapping[str, Any]) -> Json:
     return {
         **about,
         "timestamp": timestamp(snapshot.unix_ms),
+        "startedAt": timestamp(snapshot.unix_ms - round(uptime_s * 1000)),
+        "uptimeSeconds": round(uptime_s, 3),
         "schedule": {
             "tick": snapshot.tick,
             "ticks": health.ticks,

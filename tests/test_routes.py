@@ -71,6 +71,7 @@ class Site:
                 metrics=self.cycle.metrics,
                 clock=self.clock,
                 about={"version": "1.2.3"},
+                started_mono_s=90.0,
             )
         )
 
@@ -213,6 +214,7 @@ def test_every_fault_of_a_registration_is_listed_at_once(site: Site) -> None:
         "name",
         "meterType",
         "communication.unitId",
+        "communication.host",
         "communication.registers",
     }
     assert "did you mean 'grid'?" in json.dumps(refused)
@@ -305,6 +307,16 @@ def test_the_systems_health_tells_meters_lines_and_schedule(site: Site) -> None:
     assert (system["version"], system["meters"]) == ("1.2.3", {"error": 1})
     assert [line["name"] for line in system["lines"]] == ["tcp://127.0.0.1:502"]
     assert system["schedule"]["ticks"] == 2
+
+
+def test_the_start_is_told_by_the_clock_of_today(site: Site) -> None:
+    site.clock.now_unix_ms = 0
+    site.step()
+    assert site.ask("GET", "/api/system")["data"]["timestamp"].startswith("1970-01-01")
+    site.clock.now_unix_ms = 1_760_956_200_000
+    site.step()
+    system = site.ask("GET", "/api/system")["data"]
+    assert (system["uptimeSeconds"], system["startedAt"]) == (10.2, "2025-10-20T10:29:49.900Z")
 
 
 def test_metrics_come_in_the_format_that_is_asked_for(site: Site) -> None:

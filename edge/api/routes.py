@@ -18,7 +18,7 @@ from edge.clock import Clock
 from edge.errors import RequestError, StateError
 from edge.load import building_consumption
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
-from edge.model import MeterState, Snapshot
+from edge.model import Meter, MeterState, Snapshot
 from edge.registry import Registry, meter_not_found
 
 ALIVE_WITHIN_S = 5.0
@@ -30,6 +30,7 @@ class Service:
     """What the routes stand on.
 
     snapshot: gives the latest one. about: what `/api/system` says that never changes in a run.
+    started_mono_s: when the service started.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -37,6 +38,7 @@ class Service:
     metrics: Metrics
     clock: Clock
     about: Mapping[str, Any]
+    started_mono_s: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Route:
 def register_meter(context: Context) -> Response:
     """Register a meter and begin to read it."""
     meter = context.service.registry.add(_json_body(context.request))
-    state = _state(context.service.snapshot(), meter.id)
+    state = _changed_state(context, meter)
     location = ("Location", f"/api/energy-meters/{meter.id}")
     return _answer(render.meter_details(state), status=201, headers=(location,))
 
@@ -90,7 +92,7 @@ def show_reading(context: Context) -> Response:
 def update_meter(context: Context) -> Response:
     """Change a meter: what the body names is replaced, null removes, the rest stays."""
     meter = context.service.registry.update(context.path["id"], _json_body(context.request))
-    return _answer(render.meter_details(_state(context.service.snapshot(), meter.id)))
+    return _answer(render.meter_details(_changed_state(context, meter)))
 
 
 def remove_meter(context: Context) -> Response:
@@ -119,7 +121,8 @@ def show_load_status(context: Context) -> Response:
 
 def show_system(context: Context) -> Response:
     """Show the service's own health."""
-    return _answer(render.system(context.snapshot, context.service.about))
+    service = context.service
+    return _answer(render.system(context.snapshot, service.about, service.started_mono_s))
 
 
 def show_health(context: Context) -> Response:
@@ -251,6 +254,11 @@ def _state(snapshot: Snapshot, meter_id: str) -> MeterState:
     if state is None:
         raise meter_not_found(meter_id)
     return state
+
+
+def _changed_state(context: Context, meter: Meter) -> MeterState:
+    """A meter after a change; it is stored, even where the cycle is late to take it over."""
+    return context.service.snapshot().meters.get(meter.id) or MeterState(meter)
 
 
 def _json_body(request: Request) -> Any:
