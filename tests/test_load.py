@@ -108,13 +108,20 @@ def test_says_by_how_much_the_site_is_overloaded() -> None:
 
 
 def test_hides_float_noise_and_negative_zero() -> None:
-    status = load_status([live("grid", 0.1), live("grid", 0.2), live("solar", -0.0)], 45.6, 0.0)
+    status = load_status([live("grid", 0.1), live("grid", 0.2), live("solar", -1e-9)], 45.6, 0.0)
 
     assert status.building_consumption_kw == 0.3
     assert status.available_kw == 45.3
     for power_kw in (status.pv_production_kw, status.overload_kw):
         assert power_kw is not None
         assert math.copysign(1.0, power_kw) == 1.0
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((1e11, 0.3, -1e11))))
+def test_sums_exactly_in_any_order(order: tuple[float, ...]) -> None:
+    status = load_status([live("grid", power_kw) for power_kw in order], 500.0, 0.0)
+
+    assert (status.available_kw, status.building_consumption_kw) == (499.7, 0.3)
 
 
 # What a missing meter counts as
@@ -153,8 +160,11 @@ def test_gives_no_more_in_failsafe_than_was_free_before() -> None:
     assert load_status([failed(grid)], 500.0, 50.0).available_kw == 5.0
 
 
-def test_does_not_believe_that_a_dead_meter_still_feeds_power_back() -> None:
-    exporting = live("building", -400.0)
+@pytest.mark.parametrize("max_power_kw", [None, 0.0, -10.0])
+def test_does_not_believe_that_a_dead_meter_still_feeds_power_back(
+    max_power_kw: float | None,
+) -> None:
+    exporting = live("building", -400.0, max_power_kw)
 
     result = load_status([live("grid", 480.0), failed(exporting)], 500.0, 100.0)
 
