@@ -1,18 +1,17 @@
 """A registration document into a `Meter`: the one validation behind REST, `state.json` and `check`.
 
 The classes below are the keys of a registration, in the spelling of the REST API. A document is
-kept as it was given (`Meter.document`), without the defaults, so that a default which follows
+kept as it was given (`Meter.document`), without nulls and defaults, so that a default which follows
 another key (`staleAfter` = 3 × `pollInterval`) still follows it after an update.
 """
 
 from __future__ import annotations
 
-import copy
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -30,13 +29,16 @@ from edge.structure import (
     between,
     camel_case,
     key,
-    keys_of,
     one_of,
-    structure,
+    shown,
+    structure_sound,
     text,
-    unknown_key,
+    unknown_keys,
 )
 
+T = TypeVar("T")
+
+POLL_INTERVAL_MS = 5000
 STALE_AFTER_POLLS = 3
 """A reading is stale after this many poll intervals, unless the meter says otherwise."""
 
@@ -47,8 +49,8 @@ _WIDTHS = {
 _FUNCTIONS = {"holding": 3, "input": 4}
 _READ_ONLY = frozenset(
     {
-        "id", "status", "lastUpdate", "lastError", "quality", "hints", "currentPower",
-        "totalEnergy", "voltage", "current", "powerFactor", "frequency",
+        "id", "status", "lastUpdate", "lastError", "quality", "hints", "line",
+        "currentPower", "totalEnergy", *QUANTITY_NAMES,
     }
 )  # fmt: skip
 
@@ -59,18 +61,40 @@ def _scale(value: float) -> None:
 
 
 def _host(value: str) -> None:
-    if ":" in value:
-        try:
-            ipaddress.ip_address(value)
-            return
-        except ValueError:
-            pass
-    elif re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", value):
+    numeric = ":" in value or re.fullmatch(r"[0-9.]+", value)
+    if numeric and _is_address(value):
+        return
+    if not numeric and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", value):
         return
     raise ValueError(
-        f"must be a bare host name or IP address like 192.168.1.150, not {value!r}; "
+        f"must be a bare host name or IP address like 192.168.1.150, not {shown(value)}; "
         "the port goes into 'port'"
     )
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _protocol(value: str) -> None:
+    if value not in _PROTOCOLS:
+        raise ValueError(f"{shown(value)} is not spoken here; known: {', '.join(_PROTOCOLS)}")
+
+
+def _table(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a table or object, not {shown(value)}")
+
+
+def _registers(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(
+            f'must name a register for each quantity, like {{"power": 20480}}, not {shown(value)}'
+        )
 
 
 @attrs.frozen
@@ -78,9 +102,9 @@ class RegistrationKeys:
     """Keys of a registration, whatever the protocol."""
 
     name: str = key(check=text(100))
-    protocol: str = key(check=text(20))
+    protocol: str = key(check=_protocol)
     meter_type: str = key(check=one_of(*METER_TYPES))
-    communication: Any = key()
+    communication: Any = key(check=_table)
     location: str | None = key(None, check=text(100))
     poll_interval: int | None = key(None, check=between(200, 3_600_000, "ms"))
     stale_after: int | None = key(None, check=between(200, 86_400_000, "ms"))
@@ -91,7 +115,7 @@ class RegistrationKeys:
 class ModbusKeys:
     """Keys of `communication` for protocol `modbus`."""
 
-    registers: Any = key()
+    registers: Any = key(check=_registers)
     transport: str = key("tcp", check=one_of("tcp", "rtu", "rtu-over-tcp"))
     host: str | None = key(None, check=_host)
     port: int | None = key(None, check=between(1, 65535))
@@ -124,54 +148,62 @@ class RegisterKeys:
 
 
 def parse_meter(document: Any, meter_id: str, slot: int) -> Meter:
-    """Make a Meter from a registration document.
+    """Make a Meter from a registration document, any JSON value.
 
     slot: its place in the order of polling. Raises Faulty with every fault and its path.
     """
     faults: list[Fault] = []
-    keys = _keys(RegistrationKeys, document, "", faults)
-    protocol = document.get("protocol") if isinstance(document, dict) else None
-    parse = _PROTOCOLS.get(protocol) if isinstance(protocol, str) else None
-    if parse is None and isinstance(protocol, str):
-        known = ", ".join(_PROTOCOLS)
-        faults.append(Fault("protocol", f"{protocol!r} is not spoken here; known: {known}"))
+    if isinstance(document, dict):
+        document = merge_patch({}, document)  # drops nulls, and shares nothing with the caller
+    stand_ins = {"name": "?", "protocol": "modbus", "meterType": "zone", "communication": {}}
+    keys = _keys(RegistrationKeys, document, "", faults, stand_ins)
+    if keys is None:
+        raise Faulty(faults)
+    poll_interval = keys.poll_interval or POLL_INTERVAL_MS
+    stale_after = keys.stale_after or STALE_AFTER_POLLS * poll_interval
+    if stale_after < poll_interval:
+        faults.append(Fault("staleAfter", f"must be at least pollInterval ({poll_interval:,} ms)"))
     communication = None
-    if parse is not None and "communication" in document:
-        communication = parse(document["communication"], faults)
-    if keys is not None and communication is not None:
-        poll_interval = keys.poll_interval or 5000
-        stale_after = keys.stale_after or STALE_AFTER_POLLS * poll_interval
-        if stale_after < poll_interval:
-            faults.append(
-                Fault("staleAfter", f"must be at least pollInterval ({poll_interval} ms)")
-            )
-        if not faults:
-            return Meter(
-                id=meter_id,
-                name=keys.name.strip(),
-                location=keys.location or "",
-                protocol=keys.protocol,
-                meter_type=keys.meter_type,
-                poll_interval_ms=poll_interval,
-                stale_after_ms=stale_after,
-                max_power_kw=keys.max_power,
-                communication=communication,
-                slot=slot,
-                document=copy.deepcopy(document),
-            )
-    raise Faulty(faults)
+    protocol_is_sound = document.get("protocol") == keys.protocol
+    if protocol_is_sound and document.get("communication") is keys.communication:
+        communication = _PROTOCOLS[keys.protocol](keys.communication, faults)
+    if faults or communication is None:
+        raise Faulty(faults)
+    return Meter(
+        id=meter_id,
+        name=keys.name.strip(),
+        location=keys.location or "",
+        protocol=keys.protocol,
+        meter_type=keys.meter_type,
+        poll_interval_ms=poll_interval,
+        stale_after_ms=stale_after,
+        max_power_kw=keys.max_power,
+        communication=communication,
+        slot=slot,
+        document=document,
+    )
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
-    """Apply a JSON Merge Patch. Source: RFC 7396, section 2. Neither argument is changed."""
+    """Apply a JSON Merge Patch. Source: RFC 7396, section 2. Neither argument is changed.
+
+    Not recursive as in the RFC, so that no depth of nesting can exhaust the stack.
+    """
     if not isinstance(patch, dict):
         return patch
     merged = dict(document) if isinstance(document, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge_patch(merged.get(name), value)
+    to_merge = [(merged, patch)]
+    while to_merge:
+        target, changes = to_merge.pop()
+        for name, value in changes.items():
+            if value is None:
+                target.pop(name, None)
+            elif isinstance(value, dict):
+                old = target.get(name)
+                target[name] = dict(old) if isinstance(old, dict) else {}
+                to_merge.append((target[name], value))
+            else:
+                target[name] = value
     return merged
 
 
@@ -205,38 +237,32 @@ def line_conflicts(meter: Meter, others: Iterable[Meter]) -> list[Fault]:
     return []
 
 
-def _keys(cls: type[Any], document: Any, path: str, faults: list[Fault]) -> Any:
-    """Structure one level; its faults are added under `path` and None is given back."""
-    try:
-        return structure(cls, document, camel_case)
-    except Faulty as exc:
-        for fault in exc.faults:
-            where = ".".join(part for part in (path, fault.path) if part)
-            read_only = not path and fault.path in _READ_ONLY
-            message = "is given by the service; leave it out" if read_only else fault.message
-            faults.append(Fault(where, message))
-        return None
+def _keys(
+    cls: type[T],
+    document: Any,
+    path: str,
+    faults: list[Fault],
+    stand_ins: Mapping[str, Any] | None = None,
+) -> T | None:
+    """Structure what is sound on one level; the faults of the rest are added under `path`."""
+    keys, found = structure_sound(cls, document, camel_case, stand_ins)
+    for fault in found:
+        where = ".".join(part for part in (path, fault.path) if part)
+        read_only = not path and fault.path in _READ_ONLY
+        message = "is given by the service; leave it out" if read_only else fault.message
+        faults.append(Fault(where, message))
+    return keys
 
 
 def _parse_modbus(document: Any, faults: list[Fault]) -> ModbusCommunication | None:
     before = len(faults)
-    keys = _keys(ModbusKeys, document, "communication", faults)
+    keys = _keys(ModbusKeys, document, "communication", faults, {"registers": {}})
     if keys is None:
-        if isinstance(document, dict) and isinstance(document.get("registers"), dict):
-            _parse_registers(document["registers"], _register_defaults(document), faults)
         return None
-    endpoint = _parse_endpoint(keys, faults)
-    registers = _parse_registers(keys.registers, keys, faults)
-    for register in registers:
-        width = register.stop - register.start
-        if width > keys.max_registers_per_request:
-            faults.append(
-                Fault(
-                    f"communication.registers.{register.quantity}",
-                    f"spans {width} registers, more than maxRegistersPerRequest "
-                    f"({keys.max_registers_per_request}) reads at once",
-                )
-            )
+    endpoint = _parse_endpoint(keys, document, faults)
+    registers: tuple[Register, ...] = ()
+    if document.get("registers") is keys.registers:
+        registers = _parse_registers(keys, faults)
     if len(faults) > before:
         return None
     return ModbusCommunication(
@@ -252,45 +278,33 @@ def _parse_modbus(document: Any, faults: list[Fault]) -> ModbusCommunication | N
     )
 
 
-def _register_defaults(document: Mapping[str, Any]) -> ModbusKeys:
-    """What a register inherits, for finding its faults while other keys are faulty too."""
-    usable = {
-        name: document[name]
-        for name in ("registerType", "wordOrder")
-        if document.get(name) in ("holding", "input", "big", "little")
-    }
-    try:
-        return structure(ModbusKeys, {"registers": {}, **usable}, camel_case)
-    except Faulty:
-        return ModbusKeys(registers={})
-
-
 _TCP_KEYS = ("host", "port")
 _SERIAL_KEYS = ("serialPort", "baudrate", "parity", "stopbits", "bytesize")
 
 
-def _parse_endpoint(keys: ModbusKeys, faults: list[Fault]) -> Endpoint:
-    serial = keys.transport == "rtu"
-    needed, foreign = ("serialPort", _TCP_KEYS) if serial else ("host", _SERIAL_KEYS)
-    given = {
-        name: getattr(keys, attribute.name)
-        for name, attribute in keys_of(ModbusKeys, camel_case).items()
-    }
-    if given[needed] is None:
-        faults.append(
-            Fault(f"communication.{needed}", f"is missing; transport {keys.transport!r} needs it")
+def _parse_endpoint(keys: ModbusKeys, document: Mapping[str, Any], faults: list[Fault]) -> Endpoint:
+    if "transport" not in document or document["transport"] == keys.transport:
+        serial = keys.transport == "rtu"
+        needed, foreign = ("serialPort", _TCP_KEYS) if serial else ("host", _SERIAL_KEYS)
+        if needed not in document:
+            message = f"is missing; transport {keys.transport!r} needs it"
+            faults.append(Fault(f"communication.{needed}", message))
+        faults.extend(
+            Fault(
+                f"communication.{name}",
+                f"does not go with transport {keys.transport!r}; leave it out",
+            )
+            for name in foreign
+            if name in document
         )
-    faults.extend(
-        Fault(f"communication.{name}", f"does not go with transport {keys.transport!r}")
-        for name in foreign
-        if given[name] is not None
-    )
-    if not serial:
-        return Endpoint(keys.transport, host=(keys.host or "").lower(), port=keys.port or 502)
-    if not 1 <= keys.unit_id <= 247:
-        faults.append(
-            Fault("communication.unitId", f"must be 1 to 247 on a serial line, not {keys.unit_id}")
-        )
+        if keys.transport != "tcp" and not 1 <= keys.unit_id <= 247:
+            message = f"must be 1 to 247 on a serial line, not {keys.unit_id}"
+            faults.append(Fault("communication.unitId", message))
+    if keys.transport != "rtu":
+        host = (keys.host or "").lower()
+        if _is_address(host):
+            host = str(ipaddress.ip_address(host))  # one spelling, so that equal lines are one
+        return Endpoint(keys.transport, host=host, port=keys.port or 502)
     return Endpoint(
         keys.transport,
         serial_port=keys.serial_port or "",
@@ -301,46 +315,55 @@ def _parse_endpoint(keys: ModbusKeys, faults: list[Fault]) -> Endpoint:
     )
 
 
-def _parse_registers(
-    document: Any, defaults: ModbusKeys, faults: list[Fault]
-) -> tuple[Register, ...]:
+def _parse_registers(communication: ModbusKeys, faults: list[Fault]) -> tuple[Register, ...]:
     path = "communication.registers"
-    if not isinstance(document, dict):
-        faults.append(Fault(path, 'must name a register for each quantity, like {"power": 20480}'))
-        return ()
+    document = communication.registers
     scale_names = {f"{name}Scale": name for name in QUANTITY_NAMES}
     entries: dict[str, RegisterKeys] = {}
     scales: dict[str, Fraction] = {}
+    unknown = []
     for name, value in document.items():
-        where = f"{path}.{name}"
         if name in QUANTITY_NAMES or name == "energyHigh":
-            entry = {"address": value} if _is_number(value) else value
-            keys = _keys(RegisterKeys, entry, where, faults)
+            keys = _register_keys(value, f"{path}.{name}", faults)
             if keys is not None:
                 entries[name] = keys
         elif name in scale_names:
-            scales[scale_names[name]] = _parse_scale(value, where, faults)
+            scales[scale_names[name]] = _parse_scale(value, f"{path}.{name}", faults)
         else:
-            faults.append(unknown_key(name, [*QUANTITY_NAMES, "energyHigh", *scale_names], path))
+            unknown.append(name)
+    faults.extend(unknown_keys(unknown, [*QUANTITY_NAMES, "energyHigh", *scale_names], path))
+    if not any(name in QUANTITY_NAMES for name in document):
+        faults.append(Fault(path, 'must name at least one quantity, like {"power": 20480}'))
+    faults.extend(_pair_faults(entries, document, communication))
     faults.extend(
         Fault(f"{path}.{name}Scale", f"scales nothing; give {name} too, or leave it out")
         for name in scales
         if name not in document
     )
-    _check_pairs(entries, document, defaults, faults)
     energy_high = entries.pop("energyHigh", None)
     registers = []
     for name, keys in entries.items():
         high = energy_high if name == "energy" else None
-        register = _register(name, keys, high, defaults, scales.get(name, Fraction(1)))
-        if register.stop > 65536:
-            faults.append(
-                Fault(f"{path}.{name}", f"a {keys.type} at {keys.address} ends after 65535")
-            )
+        register = _register(name, keys, high, communication, scales.get(name, Fraction(1)))
+        faults.extend(_size_faults(register, keys, communication.max_registers_per_request))
         registers.append(register)
-    if not any(name in QUANTITY_NAMES for name in document):
-        faults.append(Fault(path, 'must name at least one quantity, like {"power": 20480}'))
     return tuple(registers)
+
+
+def _register_keys(value: Any, where: str, faults: list[Fault]) -> RegisterKeys | None:
+    """One entry of `registers`; None when it has a fault."""
+    found: list[Fault] = []
+    short = _is_number(value)
+    if not short and not isinstance(value, dict):
+        message = (
+            'must be a register address, 0 to 65,535, or {"address": …, "type": …}, '
+            f"not {shown(value)}"
+        )
+        faults.append(Fault(where, message))
+        return None
+    keys = _keys(RegisterKeys, {"address": value} if short else value, where, found, {"address": 0})
+    faults.extend(Fault(where, fault.message) if short else fault for fault in found)
+    return None if found else keys
 
 
 def _parse_scale(value: Any, where: str, faults: list[Fault]) -> Fraction:
@@ -351,32 +374,49 @@ def _parse_scale(value: Any, where: str, faults: list[Fault]) -> Fraction:
     return Fraction(1) if keys is None else _fraction(keys.scale)
 
 
-def _check_pairs(
-    entries: Mapping[str, RegisterKeys],
-    document: Mapping[str, Any],
-    defaults: ModbusKeys,
-    faults: list[Fault],
-) -> None:
+def _pair_faults(
+    entries: Mapping[str, RegisterKeys], document: Mapping[str, Any], communication: ModbusKeys
+) -> Iterator[Fault]:
     path = "communication.registers"
     if "powerExport" in document and "power" not in document:
-        faults.append(Fault(f"{path}.powerExport", "is taken off power; give power too"))
-    if "energyHigh" not in document:
-        return
-    if "energy" not in document:
-        faults.append(Fault(f"{path}.energyHigh", "is the high word of energy; give energy too"))
+        yield Fault(f"{path}.powerExport", "is taken off power; give power too")
+    if "energyHigh" in document and "energy" not in document:
+        yield Fault(f"{path}.energyHigh", "is the high word of energy; give energy too")
     low, high = entries.get("energy"), entries.get("energyHigh")
     if low is None or high is None:
         return
     if low.type != "uint16" or high.type != "uint16" or low.address == high.address:
-        faults.append(
-            Fault(
-                f"{path}.energyHigh",
-                "goes with an energy that is another single uint16 register; "
-                "for a wider type leave energyHigh out",
-            )
+        yield Fault(
+            f"{path}.energyHigh",
+            "goes with an energy that is another single uint16 register; "
+            "for a wider type leave energyHigh out",
         )
-    if _function(low, defaults) != _function(high, defaults):
-        faults.append(Fault(f"{path}.energyHigh", "must have the same registerType as energy"))
+    if _function(low, communication) != _function(high, communication):
+        yield Fault(f"{path}.energyHigh", "must have the same registerType as energy")
+    if high.scale != 1 or high.not_available is not None:
+        yield Fault(
+            f"{path}.energyHigh", "is one number with energy; give scale and notAvailable there"
+        )
+
+
+def _size_faults(register: Register, keys: RegisterKeys, max_registers: int) -> Iterator[Fault]:
+    where = f"communication.registers.{register.quantity}"
+    width = register.stop - register.start
+    if register.stop > 65536:
+        message = f"an address of {keys.address} is too high for {keys.type}"
+        yield Fault(where, f"{message}; the last register is 65535")
+    if width > max_registers:
+        yield Fault(
+            where,
+            f"spans {width} registers, more than maxRegistersPerRequest ({max_registers}) "
+            "reads at once",
+        )
+    largest = (1 << 16 * len(register.words)) - 1
+    if keys.not_available is not None and keys.not_available > largest:
+        yield Fault(
+            f"{where}.notAvailable",
+            f"must be 0 to {largest:,}, the raw unsigned number, not {keys.not_available:,}",
+        )
 
 
 def _register(

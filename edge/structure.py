@@ -3,14 +3,15 @@
 One attrs field is one key. `key()` declares it: default, check, and its outward spelling where
 that is not the field's name. cattrs walks the document; this module makes it strict (no silent
 `int("3")`, `True` is no number, an unknown key is a fault that names the nearest known one) and
-turns its error tree into a flat list of faults with paths a person recognises.
+turns its error tree into a flat list of faults with paths a person recognises. A key that is null
+counts as one that is not there.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -25,6 +26,9 @@ Check = Callable[[Any], None]
 
 _KEY = "edge.key"
 _CHECK = "edge.check"
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_UNKNOWN_KEYS = 20
 
 
 class Faulty(Exception):
@@ -64,7 +68,8 @@ def one_of(*choices: Any) -> Check:
     def check(value: Any) -> None:
         if value not in choices:
             wanted = " | ".join(str(choice) for choice in choices)
-            raise ValueError(f"must be {wanted}, not {value!r}{_nearest(value, choices)}")
+            nearest = _nearest(value, choices) if isinstance(value, str) else ""
+            raise ValueError(f"must be {wanted}, not {shown(value)}{nearest}")
 
     return check
 
@@ -75,7 +80,7 @@ def between(low: float, high: float, unit: str = "") -> Check:
 
     def check(value: Any) -> None:
         if not low <= value <= high:
-            raise ValueError(f"must be {low:,} to {high:,}{tail}, not {value:,}")
+            raise ValueError(f"must be {low:,} to {high:,}{tail}, not {shown(value)}")
 
     return check
 
@@ -100,22 +105,62 @@ def structure(cls: type[T], document: Any, spell: Callable[[str], str] = str) ->
     spell: field name → key, for fields whose `key()` gives no name of its own.
     Raises Faulty with every fault.
     """
-    if not isinstance(document, dict):
-        raise Faulty([Fault("", f"must be a table of keys, not {_kind(document)}")])
     try:
         return _converter(spell).structure(document, cls)
-    except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as exc:
+    except (ValueError, cattrs.BaseValidationError) as exc:
         raise Faulty(list(_faults(exc, "", spell))) from None
 
 
-def unknown_key(name: str, known: Iterable[str], path: str = "") -> Fault:
-    """The fault for a key that nobody reads, with the nearest one that somebody does."""
-    known = sorted(known)
-    nearest = _nearest(name, known)
-    return Fault(
-        _join(path, name),
-        f"unknown key{nearest or '; known here: ' + ', '.join(known)}",
-    )
+def structure_sound(
+    cls: type[T],
+    document: Any,
+    spell: Callable[[str], str] = str,
+    stand_ins: Mapping[str, Any] | None = None,
+) -> tuple[T | None, tuple[Fault, ...]]:
+    """As `structure`, but give what is sound beside the faults, for checks that span keys.
+
+    A faulty key takes its default; stand_ins holds one for each key that must be given.
+    None when the document is no table at all.
+    """
+    try:
+        return structure(cls, document, spell), ()
+    except Faulty as exc:
+        faults = exc.faults
+    if not isinstance(document, dict):
+        return None, faults
+    faulty = {fault.path for fault in faults}
+    sound = dict(_sound_keys(cls, document, faulty, spell))
+    return structure(cls, {**(stand_ins or {}), **sound}, spell), faults
+
+
+def unknown_keys(names: Iterable[str], known: Iterable[str], path: str = "") -> Iterator[Fault]:
+    """The faults for keys that nobody reads, with the nearest ones that somebody does.
+
+    A document full of them gets a fault for the first few, and one that counts the rest.
+    """
+    names, known = sorted(names), sorted(known)
+    for name in names[:_SHOWN_UNKNOWN_KEYS]:
+        nearest = _nearest(name, known) or "; known here: " + ", ".join(known)
+        yield Fault(_join(path, name), f"unknown key{nearest}")
+    more = len(names) - _SHOWN_UNKNOWN_KEYS
+    if more > 0:
+        yield Fault(path, f"{more} more unknown keys; leave them out")
+
+
+def shown(value: Any) -> str:
+    """Say a value in a message: as it was given, but printable and never long."""
+    if isinstance(value, str):
+        quoted = repr(value[:_SHOWN_CHARACTERS])
+        return quoted if len(value) <= _SHOWN_CHARACTERS else f"{quoted[:-1]}…{quoted[-1]}"
+    if isinstance(value, dict):
+        return "a table or object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return "so large a number" if abs(value) >= 10**20 else f"{value:,}"
+    return str(value)
 
 
 _converters: dict[Callable[[str], str], cattrs.Converter] = {}
@@ -130,7 +175,7 @@ def _converter(spell: Callable[[str], str]) -> cattrs.Converter:
 def _make_converter(spell: Callable[[str], str]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     converter.register_structure_hook(bool, _exact(bool, "true or false"))
-    converter.register_structure_hook(str, _exact(str, "text in quotes"))
+    converter.register_structure_hook(str, _exact(str, "text"))
     converter.register_structure_hook(int, _whole_number)
     converter.register_structure_hook(float, _number)
 
@@ -149,8 +194,9 @@ def _make_converter(spell: Callable[[str], str]) -> cattrs.Converter:
 
         def hook(value: Any, type_: Any) -> Any:
             if not isinstance(value, dict):
-                raise ValueError(f"must be a table of keys, not {_kind(value)}")
-            return structure_fields(value, type_)
+                raise ValueError(f"must be a table or object, not {shown(value)}")
+            given = {name: inner for name, inner in value.items() if inner is not None}
+            return structure_fields(given, type_)
 
         return hook
 
@@ -175,7 +221,7 @@ def _checked(
 def _exact(wanted: type, description: str) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _type: Any) -> Any:
         if type(value) is not wanted:
-            raise ValueError(f"must be {description}, not {_kind(value)}")
+            raise ValueError(f"must be {description}, not {shown(value)}")
         return value
 
     return hook
@@ -185,13 +231,13 @@ def _whole_number(value: Any, _type: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not int:
-        raise ValueError(f"must be a whole number, not {_kind(value)}")
+        raise ValueError(f"must be a whole number, not {shown(value)}")
     return value
 
 
 def _number(value: Any, _type: Any) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"must be a number, not {_kind(value)}")
+        raise ValueError(f"must be a number, not {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
@@ -201,18 +247,36 @@ def _number(value: Any, _type: Any) -> float:
     return number
 
 
-def _faults(exc: BaseException, path: str, spell: Callable[[str], str]) -> Iterable[Fault]:
+def _sound_keys(
+    cls: type,
+    document: Mapping[str, Any],
+    faulty: set[str],
+    spell: Callable[[str], str],
+    path: str = "",
+) -> Iterator[tuple[str, Any]]:
+    for name, attribute in keys_of(cls, spell).items():
+        where = _join(path, name)
+        value = document.get(name)
+        if value is None or where in faulty:
+            continue
+        inner = attribute.type
+        if inner is not None and attrs.has(inner):
+            value = dict(_sound_keys(inner, value, faulty, spell, where))
+        yield name, value
+
+
+def _faults(exc: BaseException, path: str, spell: Callable[[str], str]) -> Iterator[Fault]:
     if isinstance(exc, ForbiddenExtraKeysError):
-        known = keys_of(exc.cl, spell)
-        for name in sorted(exc.extra_fields, key=str):
-            yield unknown_key(str(name), known, path)
+        yield from unknown_keys(map(str, exc.extra_fields), keys_of(exc.cl, spell), path)
     elif isinstance(exc, cattrs.BaseValidationError):
         for inner in exc.exceptions:
             yield from _faults(inner, _inner_path(inner, exc, path, spell), spell)
     elif isinstance(exc, KeyError):
         yield Fault(path, "is missing; give it")
-    else:
+    elif isinstance(exc, ValueError):
         yield Fault(path, str(exc))
+    else:  # a bug in a check, and no fault of the document
+        raise exc
 
 
 def _inner_path(
@@ -230,16 +294,12 @@ def _inner_path(
 
 
 def _join(path: str, name: str) -> str:
+    if not name.isprintable() or len(name) > _SHOWN_CHARACTERS:
+        name = shown(name)
     return f"{path}.{name}" if path else name
 
 
-def _nearest(value: Any, choices: Iterable[Any]) -> str:
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a table", list: "a list", str: "text", bool: "true or false"}
-    if value is None:
-        return "null"
-    return names.get(type(value), repr(value))
+def _nearest(value: str, choices: Iterable[Any]) -> str:
+    spelled = {str(choice).casefold(): str(choice) for choice in choices}
+    near = difflib.get_close_matches(value.casefold(), spelled, n=1)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""

@@ -1,0 +1,320 @@
+"""The configuration: which source wins, and every fault at once with where it stands."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.config import (
+    ENVIRONMENT_PREFIX,
+    FLAGS,
+    NEEDS_RESTART,
+    SECTIONS,
+    ApiConfig,
+    Config,
+    changes_that_need_restart,
+    load_config,
+)
+from edge.errors import ConfigError, Fault
+from edge.structure import keys_of
+
+SITE_FILE = Path(__file__).resolve().parent.parent / "config" / "edge.toml"
+PATHS = [f"{section}.{name}" for section, cls in SECTIONS.items() for name in keys_of(cls)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "edge.toml"
+
+
+def faults_of(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environment or {}, flags or {})
+    assert str(caught.value).count("\n") == len(caught.value.faults) - 1
+    return {fault.path: fault.message for fault in caught.value.faults}
+
+
+def written(file: Path, content: str) -> Path:
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+# --- The site file ---
+
+
+def test_the_site_file_says_every_key_with_its_default() -> None:
+    config = load_config(SITE_FILE, {}, {})
+    root = SITE_FILE.parent.parent
+    assert config == attrs.evolve(
+        Config(), state=attrs.evolve(Config().state, dir=config.state.dir)
+    )
+    assert config.state.dir == str(root / "persistence")
+    text = SITE_FILE.read_text(encoding="utf-8")
+    found = []
+    for section, body in re.findall(r"^\[(\w+)\]\n((?:(?!\[).*\n?)*)", text, re.MULTILINE):
+        found += [f"{section}.{name}" for name in re.findall(r"^(\w+) = ", body, re.MULTILINE)]
+    assert found == PATHS
+
+
+def test_every_key_of_the_site_file_has_a_comment_above_it() -> None:
+    lines = SITE_FILE.read_text(encoding="utf-8").splitlines()
+    for above, line in itertools.pairwise(lines):
+        if re.match(r"\w+ = ", line):
+            assert re.match(r"# \S", above), line
+
+
+def test_the_site_file_names_what_takes_effect_at_the_next_start_only() -> None:
+    text = " ".join(SITE_FILE.read_text(encoding="utf-8").replace("\n# ", " ").split())
+    (sentence,) = re.findall(r"SIGHUP reloads the file; (.*?) take effect at the next start", text)
+    assert tuple(re.findall(r"[a-z]+\.[a-z_]+|(?<=\[)[a-z]+(?=\])", sentence)) == NEEDS_RESTART
+
+
+# --- Which source wins ---
+
+
+def test_without_any_source_there_are_defaults() -> None:
+    assert load_config(None, {}, {}) == Config()
+    assert Config().site.grid_capacity_kw == 500
+    assert (Config().api.host, Config().api.port) == ("127.0.0.1", 3000)
+    assert Config().cycle.tick_ms == 100
+    assert Config().load.failsafe_available_kw == 0
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(file: Path) -> None:
+    written(file, "[api]\nport = 1001\nhost = '127.0.0.2'\nmax_connections = 11")
+    environment = {"DLM_EDGE_API_PORT": "1002", "DLM_EDGE_API_HOST": "127.0.0.3"}
+    config = load_config(file, environment, {"api.port": 1003})
+    assert config.api == ApiConfig("127.0.0.3", 1003, False, 11)
+    assert config.site == Config().site
+
+
+def test_a_better_source_hides_the_fault_of_a_lesser_one(file: Path) -> None:
+    written(file, "[api]\nport = 'x'")
+    assert load_config(file, {"DLM_EDGE_API_PORT": "5"}, {}).api.port == 5
+    assert load_config(None, {"DLM_EDGE_API_PORT": "x"}, {"api.port": 6}).api.port == 6
+
+
+def test_every_key_can_be_set_from_the_environment() -> None:
+    values = {
+        "site.id": "plant-2",
+        "site.name": "Werk Süd",
+        "site.grid_capacity_kw": "120.5",
+        "api.host": "::1",
+        "api.port": "0",
+        "api.allow_unauthenticated": "TRUE",
+        "api.max_connections": "2",
+        "cycle.tick_ms": "200",
+        "load.failsafe_available_kw": "3",
+        "state.dir": "here",
+        "log.level": "debug",
+    }
+    assert list(values) == PATHS
+    environment = {
+        ENVIRONMENT_PREFIX + path.replace(".", "_").upper(): value for path, value in values.items()
+    }
+    config = load_config(None, {**environment, "PATH": "/bin", "DLM_EDGES": "x"}, {})
+    assert attrs.astuple(config) == (
+        ("plant-2", "Werk Süd", 120.5),
+        ("::1", 0, True, 2),
+        (200,),
+        (3.0,),
+        ("here",),
+        ("debug",),
+    )
+
+
+@pytest.mark.parametrize(("raw", "value"), [("true", True), ("1", True), ("False", False)])
+def test_a_switch_in_the_environment_is_true_or_false(raw: str, value: bool) -> None:
+    config = load_config(None, {"DLM_EDGE_API_ALLOW_UNAUTHENTICATED": raw}, {})
+    assert config.api.allow_unauthenticated is value
+
+
+def test_a_relative_state_folder_in_the_file_starts_at_the_file(file: Path) -> None:
+    written(file, "[state]\ndir = '../meters'")
+    folder = os.path.realpath(file.parent.parent)
+    assert load_config(file, {}, {}).state.dir == f"{folder}/meters"
+    assert load_config(file, {"DLM_EDGE_STATE_DIR": "meters"}, {}).state.dir == "meters"
+    assert load_config(file, {}, {"state.dir": "./there"}).state.dir == "./there"
+
+
+def test_an_absolute_state_folder_stays(file: Path) -> None:
+    written(file, "[state]\ndir = '/var/lib/dlm-edge'")
+    assert load_config(file, {}, {}).state.dir == "/var/lib/dlm-edge"
+
+
+def test_without_a_state_folder_in_the_file_the_default_stays(file: Path) -> None:
+    assert load_config(written(file, "[state]"), {}, {}).state.dir == Config().state.dir
+
+
+# --- Faults ---
+
+
+def test_every_fault_comes_at_once_with_its_source(file: Path) -> None:
+    written(
+        file,
+        """
+        sit = 1
+        [site]
+        id = "a b"
+        nmae = "x"
+        grid_capacity_kw = true
+        [api]
+        port = "3000"
+        host = "0.0.0.0"
+        [load]
+        failsafe_available_kw = -1
+        [log]
+        level = "warn"
+        """,
+    )
+    environment = {
+        "DLM_EDGE_CYCLE_TICK_MS": "fast",
+        "DLM_EDGE_API_PROT": "5",
+        "DLM_EDGE_API_MAX_CONNECTIONS": "1",
+    }
+    assert faults_of(file, environment, {"state.dir": " "}) == {
+        "DLM_EDGE_API_PROT": "unknown key; did you mean 'DLM_EDGE_API_PORT'?",
+        f"{file}: sit": "unknown key; did you mean 'site'?",
+        f"{file}: site.id": "must be 1 to 64 letters, digits, '-' or '_', not 'a b'",
+        f"{file}: site.nmae": "unknown key; did you mean 'name'?",
+        f"{file}: site.grid_capacity_kw": "must be a number, not true",
+        f"{file}: api.port": "must be a whole number, not '3000'",
+        f"{file}: api.host": "'0.0.0.0' can be reached from the network and the API asks for no "
+        "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network that you "
+        "trust",
+        f"{file}: load.failsafe_available_kw": "must be 0 to 1,000,000 kW, not -1.0",
+        f"{file}: log.level": "must be debug | info | warning | error, not 'warn'; did you mean "
+        "'warning'?",
+        "DLM_EDGE_CYCLE_TICK_MS (cycle.tick_ms)": "must be a whole number, not 'fast'",
+        "DLM_EDGE_API_MAX_CONNECTIONS (api.max_connections)": "must be 2 to 1,000, not 1",
+        "--state-dir (state.dir)": "must not be empty",
+    }
+
+
+def test_a_fault_of_each_flag_names_the_flag() -> None:
+    wrong: dict[str, Any] = {"state.dir": "", "api.host": "", "api.port": 70000}
+    assert set(wrong) == set(FLAGS)
+    assert set(faults_of(flags=wrong)) == {f"{flag} ({path})" for path, flag in FLAGS.items()}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "edge.local", "127.0.0.1.nip.io"])
+def test_the_network_needs_a_clear_word(host: str) -> None:
+    (fault,) = faults_of(flags={"api.host": host}).items()
+    assert fault[0] == "--host (api.host)"
+    assert host in fault[1]
+    allow = {"DLM_EDGE_API_ALLOW_UNAUTHENTICATED": "true"}
+    assert load_config(None, allow, {"api.host": host}).api.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    assert load_config(None, {}, {"api.host": host}).api.on_loopback
+
+
+def test_a_faulty_switch_is_not_also_taken_for_a_no(file: Path) -> None:
+    written(file, "[api]\nhost = '0.0.0.0'\nallow_unauthenticated = 'yes'")
+    assert set(faults_of(file)) == {f"{file}: api.allow_unauthenticated"}
+
+
+def test_the_fallback_may_not_exceed_the_grid(file: Path) -> None:
+    written(file, "[site]\ngrid_capacity_kw = 50\n[load]\nfailsafe_available_kw = 51")
+    assert faults_of(file) == {
+        f"{file}: load.failsafe_available_kw": "must not exceed site.grid_capacity_kw (50 kW)"
+    }
+    config = load_config(file, {"DLM_EDGE_SITE_GRID_CAPACITY_KW": "51"}, {})
+    assert config.load.failsafe_available_kw == 51
+
+
+@pytest.mark.parametrize("value", ["3", "true", "[]", '"x"', "2020-01-01"])
+def test_a_section_must_be_a_table(file: Path, value: str) -> None:
+    (fault,) = faults_of(written(file, f"api = {value}"), {"DLM_EDGE_API_PORT": "5"}).items()
+    assert fault[0] == f"{file}: api"
+    assert fault[1].startswith("must be a table or object, not ")
+
+
+def test_a_file_that_is_missing(file: Path) -> None:
+    assert faults_of(file) == {str(file): "no such file; give its path with --config"}
+
+
+def test_a_file_that_cannot_be_read(file: Path) -> None:
+    file.mkdir()
+    assert faults_of(file) == {
+        str(file): "cannot be read (Is a directory); give a file that this user may read"
+    }
+
+
+def test_a_file_that_is_not_utf_8(file: Path) -> None:
+    file.write_bytes(b"[site]\nname = 'M\xfcller'")
+    assert faults_of(file) == {str(file): "is not UTF-8 text; save it as UTF-8"}
+
+
+def test_a_file_that_is_not_toml_is_named_beside_all_else(file: Path) -> None:
+    faults = faults_of(
+        written(file, "[site]\nname = Werk"), {"DLM_EDGE_API_PORT": "-"}, {"api.host": "0.0.0.0"}
+    )
+    assert list(faults) == [str(file), "DLM_EDGE_API_PORT (api.port)"]
+    assert "line 2" in faults[str(file)]
+    assert faults[str(file)].endswith("; mend that line")
+
+
+def test_a_key_that_stands_twice_is_not_taken(file: Path) -> None:
+    faults = faults_of(written(file, "[api]\nport = 1\nport = 2"))
+    assert "Cannot overwrite a value" in faults[str(file)]
+
+
+def test_an_editors_byte_order_mark_does_no_harm(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf[api]\r\nport = 5\r\n")
+    assert load_config(file, {}, {}).api.port == 5
+
+
+def test_no_text_in_the_file_breaks_the_state_folder(file: Path) -> None:
+    assert set(faults_of(written(file, '[state]\ndir = "a\\u0000b"'))) == {f"{file}: state.dir"}
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(PATHS).map(lambda path: "DLM_EDGE_" + path.replace(".", "_").upper())
+        | st.text(max_size=8).map(lambda name: f"DLM_EDGE_{name}"),
+        st.text(st.characters(), max_size=12) | st.integers().map(str) | st.floats().map(str),
+    )
+)
+def test_any_environment_is_taken_or_named_faulty(environment: dict[str, str]) -> None:
+    faults: Sequence[Fault] = ()
+    try:
+        load_config(None, environment, {})
+    except ConfigError as exc:
+        faults = exc.faults
+    assert all(str(fault).isprintable() for fault in faults)
+
+
+# --- Reload ---
+
+
+def test_a_reload_names_what_it_cannot_take_over() -> None:
+    new = load_config(
+        None,
+        {
+            "DLM_EDGE_SITE_ID": "other",
+            "DLM_EDGE_SITE_GRID_CAPACITY_KW": "10",
+            "DLM_EDGE_API_PORT": "1",
+            "DLM_EDGE_LOAD_FAILSAFE_AVAILABLE_KW": "1",
+            "DLM_EDGE_LOG_LEVEL": "error",
+        },
+        {},
+    )
+    assert changes_that_need_restart(Config(), new) == ["site.id", "api"]
+    assert changes_that_need_restart(new, new) == []
