@@ -7,14 +7,15 @@ its halves would be of different moments.
 
 A device may refuse a block because of a register it does not have, in a hole or among those
 wanted (Modbus exception 2). Then `ModbusReader` splits that block, first at its holes, then into
-single values, and remembers it for as long as the meter stays registered as it is.
+halves and again into halves, so that one register that is not there costs few requests. It
+remembers that for as long as the meter stays registered as it is.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from edge.model import ModbusCommunication, ReadRequest, Register
 
@@ -60,7 +61,8 @@ class ModbusReader:
         raw: RawWords = {}
         for request, words in replies:
             raw.update(raw_words(request, words))
-        return decode_values(raw, invert=self._communication.invert), raw
+        wanted = [register.quantity for register in self._communication.registers]
+        return decode_values(raw, wanted, invert=self._communication.invert), raw
 
 
 def pack(
@@ -79,7 +81,7 @@ def pack(
             block
             and register.function == block[0].function
             and register.start - stop <= max_gap
-            and max(stop, register.stop) - block[0].start <= max_registers
+            and register.stop - block[0].start <= max_registers
         )
         if not fits and block:
             requests.append(_request(unit_id, block))
@@ -92,14 +94,16 @@ def pack(
 
 
 def split(request: ReadRequest, max_registers: int) -> tuple[ReadRequest, ...]:
-    """Take a request apart: at its holes, or without holes into single values; else empty."""
+    """Take a request apart: at its holes, or without holes into halves; empty for one value."""
     parts = pack(request.registers, request.unit_id, max_registers, max_gap=0)
-    if len(parts) == 1:
-        parts = tuple(_request(request.unit_id, [register]) for register in request.registers)
-    return parts if len(parts) > 1 else ()
+    if len(parts) > 1:
+        return parts
+    middle = len(request.registers) // 2
+    halves = request.registers[:middle], request.registers[middle:]
+    return tuple(_request(request.unit_id, half) for half in halves) if middle else ()
 
 
-def _request(unit_id: int, block: list[Register]) -> ReadRequest:
+def _request(unit_id: int, block: Sequence[Register]) -> ReadRequest:
     start = block[0].start
     stop = max(register.stop for register in block)
     return ReadRequest(unit_id, block[0].function, start, stop - start, tuple(block))
@@ -120,24 +124,27 @@ def raw_words(request: ReadRequest, words: Sequence[int]) -> RawWords:
 
 
 def decode_values(
-    raw: Mapping[str, tuple[Register, tuple[int, ...]]], *, invert: bool
+    raw: Mapping[str, tuple[Register, tuple[int, ...]]], wanted: Collection[str], *, invert: bool
 ) -> dict[str, float]:
     """Decode words into quantity → value in the quantity's unit.
 
+    wanted: the quantities that the meter is registered with, whether they could be read or not.
     A quantity without a value (NaN, ±Inf, the device's not-available number) is left out.
-    Power is import − export where both are given apart, and the sum of its phases where there is
-    no total; a sum with a missing part is left out, too. invert turns the sign of all power.
+    Power is import − export where the meter gives them apart, and the sum of its phases where it
+    gives no total; with a part missing it is left out, too.
+    invert turns the sign of power, also by phase, and of reactive power. What is not signed stays
+    as it was read: the export register, and the counters of energy.
     """
     values = {}
     for name, (register, words) in raw.items():
         value = decode_register(register, words)
         if value is not None:
             values[name] = value
-    if "powerExport" in raw:
+    if "powerExport" in wanted:
         _net_power(values)
     for total, phases in PHASES.items():
-        parts = [phase for phase in phases if phase in raw]
-        if total not in raw and parts and all(phase in values for phase in parts):
+        parts = [phase for phase in phases if phase in wanted]
+        if total not in wanted and parts and all(phase in values for phase in parts):
             values[total] = _tidy(math.fsum(values[phase] for phase in parts))
     if invert:
         for name in ("power", *PHASES["power"], "reactivePower"):
@@ -155,9 +162,12 @@ def decode_register(register: Register, words: tuple[int, ...]) -> float | None:
         return None
     numerator, denominator = register.scale
     if register.kind == "float":
-        measured = _float(number, len(words))
-        value = measured * numerator / denominator
-        return value if math.isfinite(value) else None
+        value = _float(number, len(words)) * numerator / denominator
+        if not math.isfinite(value):
+            return None
+        # Scaling rounds twice, and 15 digits are what a float keeps of a decimal number for sure.
+        # Adding 0.0 turns -0.0, which some meters send when idle, into plain 0.0.
+        return (value if register.scale == (1, 1) else float(f"{value:.15g}")) + 0.0
     bits = 16 * len(words)
     if register.kind == "int" and number >> (bits - 1):
         number -= 1 << bits
@@ -167,22 +177,14 @@ def decode_register(register: Register, words: tuple[int, ...]) -> float | None:
 
 def _float(number: int, words: int) -> float:
     raw = number.to_bytes(2 * words, "big")
+    value: float
     (value,) = struct.unpack(_FLOAT_FORMATS[words], raw)
     if words == 4 or not math.isfinite(value):
-        return float(value)
-    return _shortest(value, raw)
-
-
-def _shortest(value: float, raw: bytes) -> float:
-    """The decimal number of fewest digits that is this float32: 230.1, not 230.10000610351562."""
-    for digits in range(6, 9):
-        candidate = float(f"{value:.{digits}g}")
-        try:
-            if struct.pack(">f", candidate) == raw:
-                return candidate
-        except OverflowError:  # the largest float32 rounds up out of range
-            continue
-    return value
+        return value
+    # A float32 stands for the decimal number of fewest digits, at most 9, that is coded so:
+    # 230.1, not 230.10000610351562.
+    decimals = (float(f"{value:.{digits}g}") for digits in range(6, 10))
+    return next(decimal for decimal in decimals if struct.pack(">f", decimal) == raw)
 
 
 def _net_power(values: dict[str, float]) -> None:

@@ -8,15 +8,16 @@ same after every restart. A meter that is new in the plan is also read once at o
 second and in the same spread order; its grid begins at the first slot one interval later.
 
 One read at a time. A meter that is due while its last read is still pending is an overrun: counted,
-never queued. Slots that passed while the cycle itself stood still are skipped and counted, so a
-stall never ends in a burst.
+never queued. Slots that passed while the cycle itself stood still (or within one tick, where T is
+shorter) are skipped and counted, so a stall never ends in a burst.
 
-Failing meters. After the k-th failure in a row a meter rests T × 2^(k-1), at most 60 s; alone on
-its line at most 2 s, so that a grid meter is back quickly; never less than T. On a shared line the
-failing meters wait in one queue and are let on one at a time, only as often as keeps their reads
-within a fifth of the line's time: a read that took d seconds pays for 5 × d from its start. The
-others keep their period. A failure of the whole line is nobody's fault and rests nobody: the line
-itself spaces its attempts to reopen.
+Failing meters. After the k-th failure in a row a meter is tried again 2^(k-1) slots later, or
+fewer: as many as fit into 60 s, or alone on its line into 2 s, so that a grid meter is back
+quickly; but at least one. On a shared line the failing meters then wait in one queue and are let
+on one at a time, only as often as keeps their reads within a fifth of the line's time: a read that
+took d seconds pays for 5 × d from its start. The others keep their period. A failure of the whole
+line is nobody's fault and rests nobody: the line itself spaces its attempts to reopen. The slots
+that a failing meter rests and waits are neither overruns nor skips.
 """
 
 from __future__ import annotations
@@ -58,24 +59,32 @@ class LeftOut:
 
 @dataclass(eq=False)
 class _Entry:
-    """One meter's place in the plan. next_slot: k of the slot at due_tick; None: first read."""
+    """One meter's place in the plan.
+
+    next_slot: number of the slot that is due at due_tick; None before the first read.
+    started_tick, started_slot: when its last read was started, and the last slot by then.
+    failed_slot: while it fails, the slot from which on it rests.
+    """
 
     meter: Meter
-    order: int
     line: _Line
     phase_ms: int
     due_tick: int
+    order: int = 0
     next_slot: int | None = None
     pending: bool = False
     started_tick: int = 0
+    started_slot: int = 0
     failures: int = 0
-    rest_until_tick: int = 0
-    waiting: bool = False
+    failed_slot: int = 0
 
 
 @dataclass(eq=False)
 class _Line:
-    """The failing meters of one line. free_tick: when the next of them may be let on."""
+    """The failing meters of one line: those that wait, and the one that is being tried.
+
+    free_tick: when the next of them may be let on.
+    """
 
     meters: int = 0
     waiting: deque[_Entry] = field(default_factory=deque)
@@ -99,20 +108,21 @@ class Schedule:
         A meter that is the same object as before keeps its grid, its pending read and its
         failures; a changed one starts anew.
         """
-        old, self._entries = self._entries, {}
-        old_lines, self._lines = self._lines, {}
+        old, old_lines = self._entries, self._lines
+        self._entries, self._lines = {}, {}
         for order, meter in enumerate(meters):
             line = self._lines.get(meter.line)
             if line is None:
-                line = self._lines[meter.line] = _Line()
-                if meter.line in old_lines:
-                    line.free_tick = old_lines[meter.line].free_tick
+                line = self._lines[meter.line] = old_lines.get(meter.line) or _Line()
+                line.meters = 0
             line.meters += 1
             entry = old.get(meter.id)
             if entry is None or entry.meter is not meter:
-                entry = self._new_entry(meter, order, line, tick)
-            self._carry_over(entry, order, line)
+                entry = self._new_entry(meter, line, tick)
+            entry.order = order
             self._entries[meter.id] = entry
+        for line in self._lines.values():
+            self._drop_gone(line)
         self._shared_lines = [line for line in self._lines.values() if line.meters > 1]
         self._heap = [(entry.due_tick, entry.order, entry) for entry in self._entries.values()]
         heapq.heapify(self._heap)
@@ -127,25 +137,23 @@ class Schedule:
         left_out: list[LeftOut] = []
         while self._heap and self._heap[0][0] <= tick:
             _, order, entry = self._heap[0]
-            skips = self._advance(entry, tick)
+            slot, skips = self._advance(entry, tick)
             heapq.heapreplace(self._heap, (entry.due_tick, order, entry))
-            if entry.pending or skips:
-                left_out.append(LeftOut(entry.meter, int(entry.pending), skips))
             if entry.pending:
-                continue
-            if not entry.failures:
+                left_out.append(LeftOut(entry.meter, overruns=1, skips=skips))
+            elif not entry.failures:
+                if skips:
+                    left_out.append(LeftOut(entry.meter, overruns=0, skips=skips))
                 reads.append(self._start(entry, tick))
-            elif tick >= entry.rest_until_tick and not entry.waiting:
+            elif slot >= entry.failed_slot + _rest_slots(entry):
                 if entry.line.meters == 1:
                     reads.append(self._start(entry, tick))
-                else:
-                    entry.waiting = True
+                elif entry not in entry.line.waiting:
                     entry.line.waiting.append(entry)
         for line in self._shared_lines:
             if line.waiting and line.trial is None and tick >= line.free_tick:
-                entry = line.trial = line.waiting.popleft()
-                entry.waiting = False
-                reads.append(self._start(entry, tick))
+                line.trial = line.waiting.popleft()
+                reads.append(self._start(line.trial, tick))
         return reads, left_out
 
     def finished(self, meter: Meter, *, failed: bool, line_failed: bool, busy_s: float) -> None:
@@ -167,58 +175,68 @@ class Schedule:
             entry.failures = 0
             return
         entry.failures += 1
-        entry.rest_until_tick = entry.started_tick + self._rest_ticks(entry)
+        entry.failed_slot = entry.started_slot
         paid_for = ceil(busy_s * 1000 / FAILING_SHARE / self._tick_ms)
         line.free_tick = max(line.free_tick, entry.started_tick + paid_for)
 
-    def _new_entry(self, meter: Meter, order: int, line: _Line, tick: int) -> _Entry:
+    def _new_entry(self, meter: Meter, line: _Line, tick: int) -> _Entry:
         share = _bit_reversed(meter.slot)
         first_read_ms = int(share * min(meter.poll_interval_ms, FIRST_READS_WITHIN_MS))
         return _Entry(
             meter=meter,
-            order=order,
             line=line,
             phase_ms=int(share * meter.poll_interval_ms),
             due_tick=tick + first_read_ms // self._tick_ms,
         )
 
-    @staticmethod
-    def _carry_over(entry: _Entry, order: int, line: _Line) -> None:
-        entry.order = order
-        if entry.line is not line:
-            if entry.line.trial is entry:
-                line.trial = entry
-            entry.line = line
-            entry.waiting = False
+    def _drop_gone(self, line: _Line) -> None:
+        """Forget failing meters that left the plan, or that are alone on their line now."""
 
-    def _advance(self, entry: _Entry, tick: int) -> int:
-        """Move to the next slot after `tick`; returns how many slots went by unread."""
+        def stays(entry: _Entry) -> bool:
+            return line.meters > 1 and self._entries.get(entry.meter.id) is entry
+
+        line.waiting = deque(filter(stays, line.waiting))
+        if line.trial is not None and not stays(line.trial):
+            line.trial = None
+
+    def _advance(self, entry: _Entry, tick: int) -> tuple[int, int]:
+        """Make the first slot after `tick` the next one.
+
+        Returns the last slot by now, and how many before that went by since the one that was due.
+        """
         now_ms, interval_ms = tick * self._tick_ms, entry.meter.poll_interval_ms
         if entry.next_slot is None:
-            wanted = -((entry.phase_ms - now_ms - interval_ms) // interval_ms)
+            slot, skips = _ceil_div(now_ms - entry.phase_ms, interval_ms), 0
         else:
-            wanted = entry.next_slot + 1
-        entry.next_slot = max(wanted, (now_ms - entry.phase_ms) // interval_ms + 1)
-        slot_ms = entry.phase_ms + entry.next_slot * interval_ms
-        entry.due_tick = -(-slot_ms // self._tick_ms)
-        return entry.next_slot - wanted
+            slot = (now_ms - entry.phase_ms) // interval_ms
+            skips = slot - entry.next_slot
+        entry.next_slot = slot + 1
+        entry.due_tick = _ceil_div(entry.phase_ms + entry.next_slot * interval_ms, self._tick_ms)
+        return slot, skips
 
     def _start(self, entry: _Entry, tick: int) -> Read:
+        assert entry.next_slot is not None  # every start follows an advance
         entry.pending = True
         entry.started_tick = tick
+        entry.started_slot = entry.next_slot - 1
         return Read(entry.meter, trial=entry.failures > 0)
 
-    def _rest_ticks(self, entry: _Entry) -> int:
-        interval_ms = entry.meter.poll_interval_ms
-        longest_ms = MAX_REST_ALONE_MS if entry.line.meters == 1 else MAX_REST_MS
-        rest_ms = interval_ms << min(entry.failures - 1, 20)
-        return max(interval_ms, min(rest_ms, longest_ms)) // self._tick_ms
+
+def _rest_slots(entry: _Entry) -> int:
+    """After how many slots a meter that failed may be tried again."""
+    longest_ms = MAX_REST_ALONE_MS if entry.line.meters == 1 else MAX_REST_MS
+    longest = max(1, longest_ms // entry.meter.poll_interval_ms)
+    return min(1 << min(entry.failures - 1, 10), longest)
+
+
+def _ceil_div(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
 
 
 def _bit_reversed(number: int) -> float:
     """The van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, 5/8, …, each in 0..1."""
     result, share = 0.0, 0.5
-    while number:
+    while number > 0:
         if number & 1:
             result += share
         number >>= 1

@@ -145,8 +145,8 @@ def test_a_meter_that_is_gone_leaves_no_series() -> None:
 
 def test_every_metric_stands_in_the_table_and_every_row_is_exported() -> None:
     meter = a_meter()
-    values = {"power": 1.0, "energy": 1.0, "energyExport": 1.0, "voltage": 230.0}
-    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, a_reading(0.0, **values))))
+    reading = a_reading(0.0, power=1.0, energy=1.0, energyExport=1.0, voltage=230.0)
+    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, reading)))
     exported = {
         family.name: family.type
         for family in text_string_to_metric_families(metrics.openmetrics().decode())

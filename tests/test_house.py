@@ -1,0 +1,150 @@
+"""The rules of the house, read from the source: floors, purity, one room for pymodbus, tests."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "edge"
+
+FLOORS = {
+    "errors": 0, "model": 0, "structure": 0, "clock": 0,
+    "config": 1, "meterspec": 1, "decode": 1, "plausibility": 1, "schedule": 1, "load": 1,
+    "render": 1,
+    "image": 2, "registry": 2, "metrics": 2, "logs": 2,
+    "drivers": 3, "api": 3, "simulate": 3,
+    "line": 4, "cycle": 4,
+    "app": 5, "__main__": 5,
+}  # fmt: skip
+"""A module or package → its floor. It may import what stands on the floors below it."""
+
+NEIGHBOURS = {
+    ("structure", "errors"),  # a document's faults
+    ("cycle", "line"),  # the cycle starts and feeds the lines
+    ("__main__", "app"),  # one of the commands runs the service
+}
+"""Imports on the same floor that are meant."""
+
+PURE = frozenset(
+    {
+        "__future__", "collections", "dataclasses", "datetime", "decimal", "difflib", "enum",
+        "fractions", "heapq", "ipaddress", "itertools", "json", "math", "re", "struct", "typing",
+        "attrs", "cattrs",
+    }
+)  # fmt: skip
+"""What floors 0 and 1 may import: no socket, file, thread or clock. Text and time are arguments."""
+
+IMPURE_ON_PURPOSE = {
+    # Reads the one file it is named for, and nothing else.
+    "config": {"os", "pathlib", "sys", "tomllib", "tomli"},
+    # What the others are handed instead of the time; floors 0 and 1 do not import it.
+    "clock": {"time"},
+}
+
+TESTED_BY = {
+    "__init__": "docs",
+    "errors": "config",
+    "model": "image",
+    "clock": "cycle",
+    "__main__": "main",
+    "api/__init__": "routes",
+    "api/http1": "server",
+    "drivers/__init__": "modbus",
+}
+"""Where the tests of a module stand that has no file of its own."""
+
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")
+)
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def room_of(module: str) -> str:
+    """The module or package that a floor is given for."""
+    return module.partition("/")[0]
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """All that it imports, wherever in the file: `math`, `edge.model` and so on."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"edge/{module}.py: import by full name"
+            yield node.module or ""
+            if node.module == "edge":
+                yield from (f"edge.{alias.name}" for alias in node.names)
+
+
+def rooms_imported_by(module: str) -> set[str]:
+    names = (name.split(".") for name in imports_of(module))
+    rooms = {parts[1] for parts in names if parts[0] == "edge" and len(parts) > 1}
+    return (rooms & FLOORS.keys()) - {room_of(module)}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {room_of(module) for module in MODULES} - {"__init__"} == FLOORS.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_floor_imports_the_floors_below_it_only(module: str) -> None:
+    room = room_of(module)
+    for other in rooms_imported_by(module):
+        if (room, other) not in NEIGHBOURS:
+            assert FLOORS[other] < FLOORS[room], f"edge/{module}.py imports {other}"
+
+
+def test_neighbours_that_are_said_are_neighbours_that_are_used() -> None:
+    for room, other in NEIGHBOURS:
+        assert FLOORS[room] == FLOORS[other]
+        assert other in rooms_imported_by(room)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if FLOORS.get(room_of(name), 9) <= 1])
+def test_words_and_rules_touch_no_socket_file_thread_or_clock(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports_of(module)} - {"edge"}
+    assert roots - PURE == IMPURE_ON_PURPOSE.get(module, set())
+    assert "clock" not in rooms_imported_by(module)
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            assert called not in {"open", "now", "utcnow", "today", "print", "input"}, called
+
+
+def test_pymodbus_lives_in_one_module() -> None:
+    users = {
+        module
+        for module in MODULES
+        if "pymodbus" in {name.partition(".")[0] for name in imports_of(module)}
+    }
+    assert users == {"drivers/modbus"}
+
+
+def test_the_project_needs_nothing_that_it_does_not_declare() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").replace("-", "_")
+    distributions = {"serial": "pyserial"}
+    for module in MODULES:
+        for name in {name.partition(".")[0] for name in imports_of(module)}:
+            if name not in sys.stdlib_module_names and name not in {"edge", "tomllib"}:
+                assert f'"{distributions.get(name, name)}' in text, f"edge/{module}.py: {name}"
+
+
+def test_every_module_has_its_tests() -> None:
+    names = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    for module in MODULES:
+        room, _, name = module.rpartition("/")
+        if room == "simulate":
+            name = "simulate"  # one subject, one file of tests
+        assert TESTED_BY.get(module, name) in names, f"no tests for edge/{module}.py"
+
+
+def test_no_module_is_said_to_be_tested_elsewhere_that_is_gone() -> None:
+    assert set(TESTED_BY) <= set(MODULES)
