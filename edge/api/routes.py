@@ -21,8 +21,11 @@ from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
 from edge.model import Meter, MeterState, Snapshot
 from edge.registry import Registry, meter_not_found
 
-ALIVE_WITHIN_S = 5.0
-"""The cycle counts as alive while its last tick is not older than this."""
+ALIVE_WITHIN_S = 2.0
+"""The cycle counts as alive while its last tick is not older than this.
+
+Beyond it nothing of the snapshot is told: its values would look as fresh as they were then.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,7 @@ def show_system(context: Context) -> Response:
 
 
 def show_health(context: Context) -> Response:
-    """Say whether the cycle is running; 503 when it is not."""
-    age_s = context.service.clock.mono_s() - context.snapshot.mono_s
-    if age_s > ALIVE_WITHIN_S:
-        raise RequestError(
-            503, "NOT_ALIVE", f"The control cycle last ran {age_s:.0f} s ago; restart the service."
-        )
+    """Say that the cycle is running; while it is not, every call is answered with 503."""
     return _answer({"status": "alive"})
 
 
@@ -192,6 +190,13 @@ class Api:
 
     def _answer(self, request: Request) -> Response:
         snapshot = self._service.snapshot()
+        age_s = self._service.clock.mono_s() - snapshot.mono_s
+        if age_s > ALIVE_WITHIN_S:
+            raise RequestError(
+                503,
+                "NOT_ALIVE",
+                f"The control cycle last ran {age_s:.0f} s ago; restart the service if it stays.",
+            )
         shared = self._shared
         if shared[0] is not snapshot:
             # Threads may race here; the worst that comes of it is an answer rendered twice.
