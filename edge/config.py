@@ -44,6 +44,15 @@ def _site_id(value: str) -> None:
         raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {shown(value)}")
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether an IP address leads to this machine only; a name never does."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 @attrs.frozen
 class SiteConfig:
     """The place that is measured."""
@@ -65,12 +74,7 @@ class ApiConfig:
     @property
     def on_loopback(self) -> bool:
         """Whether only programs on this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.host == "localhost" or is_loopback(self.host)
 
 
 @attrs.frozen
@@ -179,7 +183,7 @@ def _read_toml(file: Path | None, faults: list[Fault]) -> dict[str, Any]:
     except UnicodeDecodeError:
         message = "is not UTF-8 text; save it as UTF-8"
     except tomllib.TOMLDecodeError as exc:
-        message = f"is not valid TOML: {exc}; mend that line"
+        message = f"is not valid TOML: {exc}; fix that line"
     faults.append(Fault(str(file), message))
     return {}
 

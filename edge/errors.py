@@ -1,9 +1,11 @@
 """The errors of the project, classed by what the caller should do.
 
     DlmError
+    ├── Faulty          a document does not fit; becomes one of the next two (config, registry)
     ├── ConfigError     stop before any I/O; list every fault         (app, command line)
     ├── RequestError    answer the API's one failure shape            (api)
-    ├── StateError      nothing was stored, nothing changed           (api: 507)
+    ├── StateError      the state folder fails us: a change is refused (api: 507),
+    │                   or the start                                  (command line)
     ├── MeterError      this meter backs off, the line goes on        (line, cycle)
     │   ├── NoReply     it stayed silent until the deadline
     │   ├── BadReply    it answered what cannot be trusted
@@ -34,6 +36,14 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class Faulty(DlmError):
+    """A document that does not fit its class; `faults` lists all that is wrong with it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(str(fault) for fault in self.faults))
 
 
 class ConfigError(DlmError):
@@ -71,7 +81,7 @@ class RequestError(DlmError):
 
 
 class StateError(DlmError):
-    """The state could not be stored; what was on disk before still stands."""
+    """The state cannot be read or stored; the text says what holds now and what to do."""
 
 
 class MeterError(DlmError):

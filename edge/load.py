@@ -3,9 +3,12 @@
     available = grid capacity + PV production - building consumption
 
 `grid` and `building` meters add up as consumption, `solar` meters as production; a `zone` meter
-informs and does not count. Cars draw what this says, so each rule below keeps one promise: a meter
-that goes silent, ages, errs, turns suspect or stops giving power never makes more power free than
-there was the moment before.
+informs and does not count. So each kilowatt has to be measured once: a `grid` meter that sees the
+consumption less the solar power needs no `solar` meter beside it.
+
+Cars draw what this says, so each rule below keeps one promise: a meter that goes silent, ages,
+errs, turns suspect or stops giving power never makes more power free than there was the moment
+before.
 
 A dead consumer counts as the largest of what is known of it: its `maxPower`, the last power it
 gave, and zero. The last power matters because `maxPower` may be set too small: the fault must not

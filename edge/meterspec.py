@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from edge.errors import Fault
+from edge.errors import Fault, Faulty
 from edge.model import (
     METER_TYPES,
     QUANTITY_NAMES,
@@ -25,7 +25,6 @@ from edge.model import (
     Register,
 )
 from edge.structure import (
-    Faulty,
     between,
     camel_case,
     key,
@@ -82,7 +81,7 @@ def _is_address(value: str) -> bool:
 
 def _protocol(value: str) -> None:
     if value not in _PROTOCOLS:
-        raise ValueError(f"{shown(value)} is not spoken here; known: {', '.join(_PROTOCOLS)}")
+        raise ValueError(f"{shown(value)} is not supported; known: {', '.join(_PROTOCOLS)}")
 
 
 def _table(value: Any) -> None:

@@ -89,7 +89,7 @@ METRICS: tuple[MetricRow, ...] = (
     _counter("dlm_polls", "Attempts to read a meter, by how they ended.", *_METER, "result"),
     _counter("dlm_poll_overruns", "Polls left out: the last was still pending.", *_METER),
     _counter("dlm_poll_skips", "Polls left out: the cycle stood still.", *_METER),
-    _histogram("dlm_poll_duration_seconds", "Time that a poll took of its line.", "line"),
+    _histogram("dlm_poll_duration_seconds", "Time a poll occupied its line.", "line"),
     _histogram("dlm_schedule_lateness_seconds", "How late a tick began."),
     _counter("dlm_schedule_missed_ticks", "Ticks left out because the cycle came too late."),
     _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
@@ -112,7 +112,7 @@ _LIVE_VALUES: tuple[tuple[str, str, float], ...] = (
 
 
 class Metrics:
-    """The service's metrics. `polled`, `ticked`, `counted` and `keep` on the cycle's thread."""
+    """The service's metrics. `polled`, `ticked`, `left_out` and `keep` on the cycle's thread."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         disable_created_metrics()  # a second series for each counter, which nobody asks for

@@ -83,11 +83,11 @@ class LoadQuality(str, Enum):
 
     GOOD = "good"
     DEGRADED = "degraded"
-    """A meter is missing and counts as its worst case."""
+    """A meter is missing and counts as its worst case is known to be."""
     FAILSAFE = "failsafe"
-    """A meter is missing and its worst case is not known: the configured fallback is given."""
+    """A meter is missing and its worst case is not known: at most the fallback is given."""
     UNMETERED = "unmetered"
-    """No grid or building meter is registered: the configured fallback is given."""
+    """No grid or building meter is registered: at most the configured fallback is given."""
 
 
 @dataclass(frozen=True)

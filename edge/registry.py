@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import ConfigError, DlmError, Fault, RequestError, StateError
+from edge.errors import ConfigError, DlmError, Fault, Faulty, RequestError, StateError
 from edge.meterspec import line_conflicts, merge_patch, parse_meter
 from edge.model import Meter
-from edge.structure import Faulty
 
 VERSION = 1
 STATE_FILE = "state.json"
@@ -282,7 +281,7 @@ def _lock(folder: Path) -> int:
 
 def _unusable(folder: Path, exc: OSError) -> StateError:
     return StateError(
-        f"{folder} cannot be used ({exc.strerror}); mend its permissions or give another "
+        f"{folder} cannot be used ({exc.strerror}); fix its permissions or give another "
         "--state-dir."
     )
 
@@ -290,7 +289,7 @@ def _unusable(folder: Path, exc: OSError) -> StateError:
 def _not_stored(exc: OSError, fate: str) -> StateError:
     return StateError(
         f"The change could not be stored in {STATE_FILE} ({exc.strerror}), {fate}; free space or "
-        "mend the disk, then try again."
+        "repair the disk, then try again."
     )
 
 
@@ -312,7 +311,7 @@ def _read(file: Path) -> bytes | None:
         if exc.errno in (errno.EISDIR, errno.EIO):  # EIO: a bad spot on the card
             return b""
         raise StateError(
-            f"{file} cannot be read ({exc.strerror}); mend its permissions or give another "
+            f"{file} cannot be read ({exc.strerror}); fix its permissions or give another "
             "--state-dir."
         ) from exc
 
@@ -363,7 +362,7 @@ def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ..
             continue
         for other in meters:
             if other.id == meter.id or other.name.casefold() == meter.name.casefold():
-                faults.append(Fault(place, f"stands twice ({meter.name!r}); delete one of them"))
+                faults.append(Fault(place, f"appears twice ({meter.name!r}); delete one of them"))
             elif other.slot == meter.slot:
                 message = f"is that of {other.name!r} too; give another number, 0 or above"
                 faults.append(Fault(f"{place}.slot", message))
@@ -386,7 +385,7 @@ def _set_aside(file: Path) -> Path:
         os.replace(file, target)
     except OSError as exc:
         raise StateError(
-            f"{file} is damaged and cannot be set aside ({exc.strerror}); mend the disk."
+            f"{file} is damaged and cannot be set aside ({exc.strerror}); repair the disk."
         ) from exc
     return target
 

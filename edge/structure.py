@@ -1,17 +1,16 @@
 """Untyped documents (TOML tables, JSON objects) into attrs classes, with every fault at once.
 
-One attrs field is one key. `key()` declares it: default, check, and its outward spelling where
-that is not the field's name. cattrs walks the document; this module makes it strict (no silent
-`int("3")`, `True` is no number, an unknown key is a fault that names the nearest known one) and
-turns its error tree into a flat list of faults with paths a person recognises. A key that is null
-counts as one that is not there.
+One attrs field is one key; `key()` declares its default and its check. cattrs walks the document;
+this module makes it strict (no silent `int("3")`, `True` is no number, an unknown key is a fault
+that names the nearest known one) and turns its error tree into a flat list of faults with paths a
+person recognises. A key that is null counts as one that is not there.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -19,31 +18,20 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from edge.errors import Fault
+from edge.errors import Fault, Faulty
 
 T = TypeVar("T")
 Check = Callable[[Any], None]
 
-_KEY = "edge.key"
 _CHECK = "edge.check"
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_UNKNOWN_KEYS = 20
 
 
-class Faulty(Exception):
-    """A document that does not fit its class; `faults` lists all that is wrong with it."""
-
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(str(fault) for fault in self.faults))
-
-
-def key(
-    default: Any = attrs.NOTHING, *, check: Check | None = None, name: str | None = None
-) -> Any:
+def key(default: Any = attrs.NOTHING, *, check: Check | None = None) -> Any:
     """Declare one key. check: called with the value, raises ValueError with a sentence."""
-    return attrs.field(default=default, metadata={_KEY: name, _CHECK: check})
+    return attrs.field(default=default, metadata={_CHECK: check})
 
 
 def camel_case(name: str) -> str:
@@ -52,14 +40,9 @@ def camel_case(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-def outward_name(attribute: attrs.Attribute[Any], spell: Callable[[str], str]) -> str:
-    """The key by which a document names an attrs field."""
-    return attribute.metadata.get(_KEY) or spell(attribute.name)
-
-
 def keys_of(cls: type, spell: Callable[[str], str] = str) -> dict[str, attrs.Attribute[Any]]:
     """Outward key → attrs field of a class made with `key()`, in order."""
-    return {outward_name(attribute, spell): attribute for attribute in attrs.fields(cls)}
+    return {spell(attribute.name): attribute for attribute in attrs.fields(cls)}
 
 
 def one_of(*choices: Any) -> Check:
@@ -102,7 +85,7 @@ def text(longest: int) -> Check:
 def structure(cls: type[T], document: Any, spell: Callable[[str], str] = str) -> T:
     """Make a `cls` from a document.
 
-    spell: field name → key, for fields whose `key()` gives no name of its own.
+    spell: field name → key.
     Raises Faulty with every fault.
     """
     try:
@@ -182,7 +165,7 @@ def _make_converter(spell: Callable[[str], str]) -> cattrs.Converter:
     def attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
         overrides = {
             attribute.name: override(
-                rename=outward_name(attribute, spell), struct_hook=_checked(converter, attribute)
+                rename=spell(attribute.name), struct_hook=_checked(converter, attribute)
             )
             for attribute in attrs.fields(attrs.resolve_types(cls))
         }

@@ -267,7 +267,7 @@ def test_a_file_that_is_not_toml_is_named_beside_all_else(file: Path) -> None:
     )
     assert list(faults) == [str(file), "DLM_EDGE_API_PORT (api.port)"]
     assert "line 2" in faults[str(file)]
-    assert faults[str(file)].endswith("; mend that line")
+    assert faults[str(file)].endswith("; fix that line")
 
 
 def test_a_key_that_stands_twice_is_not_taken(file: Path) -> None:

@@ -279,7 +279,7 @@ def test_run_with_a_state_folder_that_cannot_be_used_exits_1(tmp_path: Path) -> 
     service.state_dir.write_text("")
     assert service.launch().exit_code() == 1
     assert service.log == (
-        f"{service.state_dir} cannot be used (File exists); mend its permissions or give another "
+        f"{service.state_dir} cannot be used (File exists); fix its permissions or give another "
         "--state-dir.\n"
     )
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import render
-from edge.errors import Fault
+from edge.errors import Fault, Faulty
 from edge.meterspec import (
     ModbusKeys,
     RegisterKeys,
@@ -29,7 +29,7 @@ from edge.model import (
     Reading,
     Register,
 )
-from edge.structure import Faulty, camel_case, keys_of
+from edge.structure import camel_case, keys_of
 
 MAIN_BUILDING_METER = """{
     "name": "Main Building Meter",
@@ -437,7 +437,7 @@ def test_a_meter_measures_something(registers: dict[str, Any]) -> None:
 
 def test_a_protocol_that_is_not_spoken_says_nothing_of_its_communication() -> None:
     document = registration({"registers": None, "host": 5}, protocol="bacnet")
-    assert faults_of(document) == {"protocol": "'bacnet' is not spoken here; known: modbus"}
+    assert faults_of(document) == {"protocol": "'bacnet' is not supported; known: modbus"}
 
 
 @pytest.mark.parametrize("value", [1.5, -1, 70000, True, "1", [1], 1e300])

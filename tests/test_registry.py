@@ -451,7 +451,7 @@ def test_a_file_of_a_newer_version_is_refused_and_untouched(tmp_path: Path) -> N
         ),
         (
             lambda entry: entry["registration"].update(name="a"),
-            "meters[1]: stands twice ('a'); delete one of them",
+            "meters[1]: appears twice ('a'); delete one of them",
         ),
         (
             lambda entry: entry.update(slot=0),
@@ -517,7 +517,7 @@ def test_an_unreadable_file_is_said_and_left_alone(
         with pytest.raises(StateError) as unreadable:
             Registry(tmp_path, a_changed).open()
     assert str(unreadable.value) == (
-        f"{tmp_path / 'state.json'} cannot be read (Permission denied); mend its permissions or "
+        f"{tmp_path / 'state.json'} cannot be read (Permission denied); fix its permissions or "
         "give another --state-dir."
     )
     assert names(stored(tmp_path).meters) == ["A", "B"]
@@ -779,7 +779,7 @@ def test_a_full_disk_is_answered_with_507_and_changes_nothing(tmp_path: Path) ->
             assert (status, answer["code"], answer["success"]) == (507, "NOT_STORED", False)
             assert answer["error"] == (
                 "The change could not be stored in state.json (No space left on device), so "
-                "nothing was changed; free space or mend the disk, then try again."
+                "nothing was changed; free space or repair the disk, then try again."
             )
         assert (service.state_dir / "state.json").read_bytes() == before
         assert [meter["name"] for meter in service.data("/api/energy-meters")] == ["A"]

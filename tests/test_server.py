@@ -32,7 +32,7 @@ from edge.api.http1 import (
     MAX_HEAD_BYTES,
     parse_head,
     refuse_foreign,
-    render,
+    response_bytes,
 )
 from edge.api.server import ApiServer, _Gone
 from edge.errors import ConfigError, RequestError
@@ -234,7 +234,7 @@ def test_garbage_ends_its_own_connection_only(pieces: list[bytes]) -> None:
 def test_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1760956200.9)
     answer = Response(201, b'{"success": true}', headers=(("Location", "/api/x"),))
-    assert render(answer, parse_head(GET), keep_alive=True) == (
+    assert response_bytes(answer, parse_head(GET), keep_alive=True) == (
         b"HTTP/1.1 201 Created\r\n"
         b"Server: dlm-edge\r\n"
         b"Date: Mon, 20 Oct 2025 10:30:00 GMT\r\n"
@@ -251,7 +251,7 @@ def test_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb"])
 def test_a_header_can_not_end_its_line_early(value: str) -> None:
     with pytest.raises(ValueError, match="line break"):
-        render(Response(200, b"", headers=(("Location", value),)), keep_alive=True)
+        response_bytes(Response(200, b"", headers=(("Location", value),)), keep_alive=True)
 
 
 def test_head_says_what_get_would_and_leaves_the_body_out(serve: Serve) -> None:

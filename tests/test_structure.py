@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import Fault
+from edge.errors import Fault, Faulty
 from edge.structure import (
-    Faulty,
     between,
     camel_case,
     key,
@@ -42,7 +41,7 @@ class Bicycle:
     lights: bool = key(False)
     brake: str = key("rim", check=one_of("rim", "disc", "Coaster"))
     seat_height: float | None = key(None, check=between(50, 120, "cm"))
-    maker: str = key("own", name="madeBy")
+    maker: str = key("own")
     wheel: Wheel = key(attrs.Factory(Wheel))
 
 
@@ -75,7 +74,7 @@ def test_every_key_is_taken_over_under_its_outward_name() -> None:
         "lights": True,
         "brake": "disc",
         "seatHeight": 90,
-        "madeBy": "us",
+        "maker": "us",
         "wheel": {"size": 26},
     }
     assert list(keys_of(Bicycle, camel_case)) == list(document)
@@ -180,7 +179,7 @@ def test_the_nearest_key_is_found_whatever_its_capitals() -> None:
 
 def test_a_key_like_no_other_gets_the_list_of_those_there_are() -> None:
     assert fault_of(xyz=1) == (
-        "unknown key; known here: brake, gearCount, lights, madeBy, name, seatHeight, weight, wheel"
+        "unknown key; known here: brake, gearCount, lights, maker, name, seatHeight, weight, wheel"
     )
 
 

@@ -7,7 +7,6 @@ Source: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics).
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
 
 from edge.api import Request, Response
+from edge.config import is_loopback
 from edge.errors import RequestError
 
 MAX_HEAD_BYTES = 16 * 1024
@@ -76,7 +76,7 @@ def parse_head(head: bytes) -> Head:
         if field is None:
             raise bad_request("A header field is malformed; send each as `Name: value` and CRLF")
         name, value = field[1].lower(), field[2].rstrip(" \t")
-        # A joined Host or Content-Length is malformed, so these can not be doubled below.
+        # A joined Host or Content-Length is malformed, so these cannot be doubled below.
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
 
     if "host" not in headers and minor:
@@ -214,7 +214,7 @@ def require_json(request: Request, body_bytes: int) -> None:
 
 
 def allow_all(request: Request) -> None:
-    """Authorize every request: access is by whom the bound address lets connect."""
+    """Let every request through; who can connect is decided by the address that is bound."""
 
 
 def _is_local(authority: str, own_host: str) -> bool:
@@ -228,21 +228,12 @@ def _host_name(authority: str) -> str | None:
     return None if match is None else (match[1] or match[2]).lower()
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether an IP address leads to this machine only."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
 # --- Answers to bytes ----------------------------------------------------------------------------
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
-def render(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
+def response_bytes(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
     """Give the bytes of an answer to `head`, or to what never became a request.
 
     Raises ValueError for a header value that would end its line early: that is a bug.

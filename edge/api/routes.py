@@ -244,10 +244,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
-# The longest literal path first, so that `consumption/building` is no meter's id.
-_PATTERNS = [
-    (route, _pattern(route.path)) for route in sorted(ROUTES, key=lambda r: r.path.count("{"))
-]
+_PATTERNS = [(route, _pattern(route.path)) for route in ROUTES]
 
 
 def _answer(data: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
@@ -277,7 +274,7 @@ def _json_body(request: Request) -> Any:
         why = "it is not UTF-8 text"
     except ValueError as exc:
         why = str(exc)
-    raise RequestError(400, "MALFORMED_JSON", f"The body is not valid JSON: {why}; mend it.")
+    raise RequestError(400, "MALFORMED_JSON", f"The body is not valid JSON: {why}; fix it.")
 
 
 def _no_constant(name: str) -> Any:
@@ -289,5 +286,5 @@ def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} appears twice")
     return document

@@ -37,13 +37,13 @@ from edge.api.http1 import (
     Head,
     allow_all,
     bad_request,
-    is_loopback,
     parse_head,
     parse_request_line,
     refuse_foreign,
-    render,
     require_json,
+    response_bytes,
 )
+from edge.config import is_loopback
 from edge.errors import ConfigError, Fault, RequestError
 
 _RECEIVE_BYTES = 16 * 1024
@@ -167,22 +167,22 @@ class _Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _exchange(self) -> bool:
-        """Take one request and answer it; False when the connection can not go on after it."""
+        """Take one request and answer it; False when the connection cannot go on after it."""
         server, head, keep_alive = self._server, None, False
         began_s = time.monotonic()
         try:
             head = self._receive_head()
             began_s = time.monotonic()
-            # A refusal before the body was read can not go on: the body would be the next request.
+            # A refusal before the body was read cannot go on: the body would be the next request.
             keep_alive = head.keep_alive and not head.body_bytes
             request = self._receive_body(head)
             server.connections.begin(self)
             response = server.handle(request)
             keep_alive = head.keep_alive and not server.connections.closing
-            answer = render(response, head, keep_alive=keep_alive)
+            answer = response_bytes(response, head, keep_alive=keep_alive)
         except RequestError as refusal:
             response = server.refuse(refusal)
-            answer = render(response, head, keep_alive=keep_alive)
+            answer = response_bytes(response, head, keep_alive=keep_alive)
         except _Gone:
             raise
         except Exception:
@@ -191,7 +191,7 @@ class _Connection:
                 "INTERNAL_ERROR",
                 "The service failed over this request and restarts; see its log.",
             )
-            self._send(render(server.refuse(error), head, keep_alive=False))
+            self._send(response_bytes(server.refuse(error), head, keep_alive=False))
             raise
         self._send(answer)
         if _log.isEnabledFor(logging.DEBUG):
@@ -452,7 +452,7 @@ class ApiServer:
             return Fault("api.port", f"this user may not use {self.port}; set a port above 1023")
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         return Fault(
-            "api.host", f"can not bind to {self.host!r} ({reason}); set an address of this machine"
+            "api.host", f"cannot bind to {self.host!r} ({reason}); set an address of this machine"
         )
 
     def _admit(self, client: socket.socket, peer: str) -> bytes | None:
@@ -474,4 +474,4 @@ class ApiServer:
             "Too many clients are connected; close unused connections and try again.",
             headers=(("Retry-After", "1"),),
         )
-        return render(self.refuse(busy), keep_alive=False)
+        return response_bytes(self.refuse(busy), keep_alive=False)

@@ -39,7 +39,7 @@ ABB_B23: Mapping[str, Any] = {
         "frequencyScale": 0.01,
     }
 }
-"""The integration guide's ABB B23 example; its power is in whole kilowatts."""
+"""An ABB B23 behind a gateway that maps it to plain registers, in whole kilowatts."""
 
 SCHNEIDER_IEM3000: Mapping[str, Any] = {
     "registers": {
@@ -55,7 +55,7 @@ SCHNEIDER_IEM3000: Mapping[str, Any] = {
         "powerFactorScale": 0.001,
     }
 }
-"""The integration guide's Schneider iEM3000 example."""
+"""A Schneider iEM3000 behind a gateway that maps it to plain registers."""
 
 INVERTER: Mapping[str, Any] = {
     "registerType": "input",
