@@ -67,6 +67,7 @@ class LineWorker:
 
     def stop(self) -> None:
         """Ask the thread to end after the read under way; does not wait for it."""
+        self.plan = LinePlan(frozenset(), 0.0)
         self._reads.put(None)
 
     def join(self, timeout_s: float) -> None:
@@ -140,8 +141,9 @@ class LineWorker:
         communication = meter.communication
         while True:
             tries -= 1
-            self._open(communication.timeout_s)
             self._keep_distance(communication.request_delay_s)
+            # Opened last, since the peer may hang up while the line keeps its distance.
+            self._open(communication.timeout_s)
             try:
                 return self._driver.read(request, communication.timeout_s)
             except Refused:

@@ -17,19 +17,24 @@ class Driver(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether the wire is open as far as is known."""
+        """Whether the wire is open; look before each read.
+
+        A peer may have closed it while it was idle, which is noticed here.
+        """
 
     def open(self, timeout_s: float) -> None:
         """Open the wire; harmless when it is open.
 
-        Raises LineError. Blocks for timeout_s, and for the resolution of a host name.
+        Raises LineError. Blocks for timeout_s (for each address that a host name has), and for
+        the resolution of a host name.
         """
 
     def read(self, request: ReadRequest, timeout_s: float) -> Sequence[int]:
-        """Read one block: request.count words, 0..65535, in wire order.
+        """Read one block over the open wire: request.count words, 0..65535, in wire order.
 
-        timeout_s: how long the device may take to answer. The call may block as long again where
-        an earlier request's late reply could be mistaken for this one's.
+        timeout_s: how long the device may take to answer, once it was asked. Before that the call
+        may block for 0.5 s until the wire is quiet, and where an earlier request's late reply
+        could be mistaken for this one's, until twice that request's timeout_s is over.
         Raises NoReply, BadReply, Refused (the meter's fault) or LineError (the wire's). The wire
         may be closed afterwards; `connected` tells.
         """

@@ -7,14 +7,22 @@ after a time-out, and take a late reply for the next one where frames carry no t
 Trusting a reply. A device may answer after we stopped waiting, and its answer must never pass for
 the answer to another question.
 
-- Modbus TCP: the reply must carry the request's transaction id, unit and function. After a
-  time-out or a mismatch the socket is closed, and the ids go on counting on the next one.
-- RTU has no id. The line is drained before each request, and a reply must have the request's
-  unit, function and byte count and a right checksum. What unit, function and byte count cannot
-  tell apart is a reply still *owed* to an earlier request for other registers of the same size on
-  the same unit: before such a request the owed reply is waited for and thrown away, until it
-  came or has been overdue for as long as its request was given. That also holds across a new
-  connection, since a transparent serial server passes late bytes on to whoever is connected.
+- Modbus TCP: the reply must carry the request's transaction id, unit, function and byte count.
+  After a time-out or a mismatch the socket is closed, and the ids go on counting on the next one.
+- RTU has no id. The line must fall quiet before each request, and a reply must have the request's
+  unit, function and byte count and a right checksum. What these cannot tell apart is a reply still
+  *owed* to an earlier request for other registers of the same size on the same unit: before such
+  a request the owed reply is waited for and thrown away, until it came or twice the time that its
+  request was given is over. A refusal has no byte count; it is ignored while it could be one that
+  is owed to any other request to the same unit and function. All this also holds across a new
+  connection, since a transparent serial server passes late bytes on to whoever is connected. A
+  late reply to the same question is taken: it is as good, and at most those two time-outs old.
+
+So on RTU a reply is taken for another one's only where both are for as many registers of the same
+unit and function (a refusal: for any number), and it comes later than twice the time-out after its
+request, or comes twice with a pause between (a gateway may put one there), or was owed to a driver
+before this one (a restart, or a line whose last meter was removed). A time-out above half of the
+device's longest delay rules out the first.
 
 Sources: MODBUS Application Protocol V1.1b3, sections 6.3, 6.4 and 7; MODBUS Messaging on TCP/IP
 Implementation Guide V1.0b, section 3.1.3; MODBUS over Serial Line V1.02, sections 2.5.1 and 2.5.2.
@@ -22,8 +30,11 @@ Implementation Guide V1.0b, section 3.1.3; MODBUS over Serial Line V1.02, sectio
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
+import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +52,8 @@ _REQUESTS = {3: ReadHoldingRegistersRequest, 4: ReadInputRegistersRequest}
 _MBAP_BYTES = 7
 _LONGEST_MBAP_LENGTH = 254
 _LONGEST_RTU_FRAME = 256
-_LONGEST_DRAIN_S = 0.5
+_LONGEST_SETTLE_S = 0.5
+_HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 _EXCEPTIONS = {
     1: "illegal function; try the other registerType (holding or input)",
@@ -68,7 +80,7 @@ class ModbusDriver:
 
     @property
     def connected(self) -> bool:
-        """Whether the wire is open as far as is known."""
+        """Whether the wire is open; see `Driver.connected`."""
         return self._wire.is_open
 
     def open(self, timeout_s: float) -> None:
@@ -78,13 +90,7 @@ class ModbusDriver:
 
     def read(self, request: ReadRequest, timeout_s: float) -> Sequence[int]:
         """Read one block; see `Driver.read`. At most 125 words."""
-        try:
-            unasked = self._wire.receive(0)
-        except NoReply:
-            # The peer closed an idle connection, as gateways do: no fault of this request.
-            unasked = b""
-            self._wire.open(timeout_s)
-        pdu = self._framing.ask(request, timeout_s, unasked)
+        pdu = self._framing.ask(request, timeout_s)
         if pdu[0] & 0x80:
             code = pdu[1]
             meaning = _EXCEPTIONS.get(code, "a code that the standard does not know")
@@ -125,11 +131,8 @@ def _silence(request: ReadRequest, timeout_s: float) -> NoReply:
 
 
 class _Framing(Protocol):
-    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
-        """Send a request and give the PDU of its answer: a right one or an exception.
-
-        unasked: what had come before it was sent.
-        """
+    def ask(self, request: ReadRequest, timeout_s: float) -> bytes:
+        """Send a request and give the PDU of its answer: a right one or an exception."""
 
 
 class _TcpFraming:
@@ -140,11 +143,7 @@ class _TcpFraming:
         self._framer = FramerSocket(DecodePDU(is_server=False))
         self._transaction_id = 0
 
-    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
-        if unasked:
-            # The stream is out of step with us; a new one is not.
-            self._wire.close()
-            self._wire.open(timeout_s)
+    def ask(self, request: ReadRequest, timeout_s: float) -> bytes:
         self._transaction_id = self._transaction_id % 0xFFFF + 1
         self._wire.send(self._framer.buildFrame(_request_pdu(request, self._transaction_id)))
         try:
@@ -169,8 +168,8 @@ class _TcpFraming:
                     right = transaction_id == self._transaction_id and unit_id == request.unit_id
                     if not right or not _fits(request, pdu):
                         raise BadReply(
-                            f"{_asked(request)} got the answer to another request; the "
-                            "connection is opened anew."
+                            f"{_asked(request)} got an answer that does not match; the "
+                            "connection is opened anew. If it stays, check unitId and the gateway."
                         )
                     return pdu
             chunk = self._wire.receive(deadline_s - time.monotonic())
@@ -181,7 +180,7 @@ class _TcpFraming:
             buffer += chunk
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Owed:
     """A reply that may still come on an RTU line. until_s: monotonic time it is waited for."""
 
@@ -196,18 +195,21 @@ class _RtuFraming:
         self._wire = wire
         self._framer = FramerRTU(DecodePDU(is_server=False))
         self._owed: list[_Owed] = []
+        self._heard_s = 0.0
 
-    def ask(self, request: ReadRequest, timeout_s: float, unasked: bytes) -> bytes:
-        if unasked:
-            self._drain()
+    def ask(self, request: ReadRequest, timeout_s: float) -> bytes:
+        self._settle()
         self._await_owed(request)
         self._wire.send(self._framer.buildFrame(_request_pdu(request)))
         deadline_s = time.monotonic() + timeout_s
+        self._owed.append(_Owed(request, deadline_s + timeout_s))
         pdu, noise = self._find(request, deadline_s)
         if pdu is not None:
-            self._answered(request, timeout_s)
+            # It may be the answer to the same question asked before; then the answer to this
+            # repetition is still to come, so what is struck off is the one that expires first.
+            same = [owed for owed in self._owed if _same(owed.request, request)]
+            self._owed.remove(min(same, key=lambda owed: owed.until_s))
             return pdu
-        self._owed.append(_Owed(request, deadline_s + timeout_s))
         self._wire.distrust()
         if noise:
             raise BadReply(
@@ -216,54 +218,61 @@ class _RtuFraming:
             )
         raise _silence(request, timeout_s)
 
-    def _drain(self) -> None:
-        """Throw away what comes until the line is quiet."""
-        give_up_s = time.monotonic() + _LONGEST_DRAIN_S
-        while self._wire.receive(self._wire.quiet_s):
+    def _await_owed(self, request: ReadRequest) -> None:
+        """Let late replies pass that would look like this request's answer."""
+        now_s = time.monotonic()
+        still_owed = (owed for owed in self._owed if owed.until_s > now_s)
+        self._owed = sorted(still_owed, key=lambda owed: owed.until_s)
+        for owed in list(self._owed):
+            if _alike(owed.request, request) and not _same(owed.request, request):
+                self._find(owed.request, owed.until_s)
+                # A second copy of it must not be counted as the next one that is owed.
+                self._settle()
+                self._owed.remove(owed)
+
+    def _settle(self) -> None:
+        """Throw away what comes until the line has been quiet, as it must be between frames."""
+        give_up_s = time.monotonic() + _LONGEST_SETTLE_S
+        while self._receive(self._heard_s + self._wire.quiet_s):
             if time.monotonic() > give_up_s:
+                self._wire.distrust()
                 raise BadReply(
                     "The line is never quiet, so no answer on it can be trusted; check wiring, "
                     "termination and baudrate."
                 )
 
-    def _await_owed(self, request: ReadRequest) -> None:
-        """Let late replies pass that would look like this request's answer."""
-        now_s = time.monotonic()
-        self._owed = [owed for owed in self._owed if owed.until_s > now_s]
-        for owed in list(self._owed):
-            if _alike(owed.request, request) and owed.request.address != request.address:
-                self._find(owed.request, owed.until_s)
-                self._owed.remove(owed)
-                self._drain()
-
-    def _answered(self, request: ReadRequest, timeout_s: float) -> None:
-        """Keep the account: this answer may be the one owed to the same question asked before.
-
-        Then the answer to the repetition is still to come.
-        """
-        for owed in self._owed:
-            if _alike(owed.request, request):
-                owed.until_s = time.monotonic() + timeout_s
-
     def _find(self, request: ReadRequest, deadline_s: float) -> tuple[bytes | None, int]:
         """Wait for a frame that fits; returns its PDU, or None and how many bytes came instead."""
-        buffer = b""
-        while True:
-            pdu = self._search(request, buffer)
+        takes_refusal = not any(
+            (owed.request.unit_id, owed.request.function) == (request.unit_id, request.function)
+            and not _same(owed.request, request)
+            for owed in self._owed
+        )
+        buffer, noise = b"", 0
+        while chunk := self._receive(deadline_s):
+            noise += len(chunk)
+            buffer += chunk
+            pdu = self._search(request, buffer, takes_refusal)
             if pdu is not None:
                 return pdu, 0
+            if time.monotonic() > deadline_s:
+                break
             # What can no longer be the start of a frame is let go, or noise would pile up.
             buffer = buffer[-_LONGEST_RTU_FRAME:]
-            chunk = self._wire.receive(deadline_s - time.monotonic())
-            if not chunk:
-                return None, len(buffer)
-            buffer += chunk
+        return None, noise
+
+    def _receive(self, deadline_s: float) -> bytes:
+        chunk = self._wire.receive(deadline_s - time.monotonic())
+        if chunk:
+            self._heard_s = time.monotonic()
+        return chunk
 
     @staticmethod
-    def _search(request: ReadRequest, buffer: bytes) -> bytes | None:
+    def _search(request: ReadRequest, buffer: bytes, takes_refusal: bool) -> bytes | None:
         answer = bytes((request.unit_id, request.function, 2 * request.count))
         refusal = bytes((request.unit_id, request.function | 0x80))
-        for head, length in ((answer, 5 + 2 * request.count), (refusal, 5)):
+        frames = ((answer, 5 + 2 * request.count), (refusal, 5))
+        for head, length in frames if takes_refusal else frames[:1]:
             at = buffer.find(head)
             while at >= 0 and len(buffer) - at >= length:
                 end = at + length
@@ -289,6 +298,11 @@ def _alike(one: ReadRequest, other: ReadRequest) -> bool:
     return (one.unit_id, one.function, one.count) == (other.unit_id, other.function, other.count)
 
 
+def _same(one: ReadRequest, other: ReadRequest) -> bool:
+    """Whether two requests ask the same question, so that the answer to one is as good."""
+    return _alike(one, other) and one.address == other.address
+
+
 # --- Wires: bytes in, bytes out ------------------------------------------------------------------
 
 
@@ -297,7 +311,8 @@ class _Wire(Protocol):
     """How long no byte may come before the line counts as quiet."""
 
     @property
-    def is_open(self) -> bool: ...
+    def is_open(self) -> bool:
+        """Whether a request can be sent; a wire that was hung up while idle is closed here."""
 
     def open(self, timeout_s: float) -> None:
         """Raises LineError."""
@@ -319,22 +334,28 @@ class _Wire(Protocol):
 
 
 class _TcpWire:
-    quiet_s = 0.0
+    # Only RTU over TCP waits for it. The baud rate behind the gateway is not known here; at 9600
+    # baud 3.5 characters are 4 ms, and the network may add some.
+    quiet_s = 0.01
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._socket: socket.socket | None = None
         self._poll = select.poll()
+        # A Modbus TCP stream that brings bytes unasked is out of step with us; a new one is not.
+        self._unfit = _HUNG_UP | (select.POLLIN if endpoint.transport == "tcp" else 0)
 
     @property
     def is_open(self) -> bool:
+        if self._socket is not None and _any_event(self._poll, self._unfit):
+            self.close()
         return self._socket is not None
 
     def open(self, timeout_s: float) -> None:
         host, port = self._endpoint.host, self._endpoint.port
         try:
             connection = socket.create_connection((host, port), timeout_s)
-        except socket.gaierror as exc:
+        except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
             raise LineError(
                 f"Host name {host!r} is not known; check its spelling, or give an IP address."
             ) from exc
@@ -350,13 +371,13 @@ class _TcpWire:
             ) from exc
         except OSError as exc:
             raise LineError(
-                f"{host} cannot be reached ({exc.strerror or exc}); check the network."
+                f"{host} cannot be reached ({_reason(exc)}); check the network."
             ) from exc
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
         self._socket = connection
         self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
+        self._poll.register(connection, select.POLLIN | select.POLLRDHUP)
 
     def send(self, frame: bytes) -> None:
         assert self._socket is not None
@@ -392,8 +413,8 @@ class _TcpWire:
     def _lost(self) -> NoReply:
         self.close()
         return NoReply(
-            f"{self._endpoint.host}:{self._endpoint.port} closed the connection instead of "
-            "answering; check unitId, and how many clients the device allows at a time."
+            f"{self._endpoint.host} closed the connection on port {self._endpoint.port} instead "
+            "of answering; check unitId, and how many clients the device allows at a time."
         )
 
 
@@ -401,71 +422,80 @@ class _SerialWire:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._port: serial.Serial | None = None
+        self._poll = select.poll()
         # 3.5 characters of 11 bits; a fixed 1.75 ms above 19200 baud (Serial Line V1.02, 2.5.1.1).
         self.quiet_s = max(3.5 * 11 / endpoint.baudrate, 0.00175)
 
     @property
     def is_open(self) -> bool:
+        if self._port is not None and _any_event(self._poll, _HUNG_UP):
+            self.close()
         return self._port is not None
 
     def open(self, timeout_s: float) -> None:
         endpoint = self._endpoint
         try:
-            self._port = serial.Serial(
+            port = serial.Serial(
                 endpoint.serial_port,
                 endpoint.baudrate,
                 bytesize=endpoint.bytesize,
                 parity=endpoint.parity,
                 stopbits=endpoint.stopbits,
-                timeout=0,
                 write_timeout=timeout_s,
                 exclusive=True,
             )
-        except (serial.SerialException, OSError, ValueError) as exc:
+        except (OSError, ValueError, termios.error) as exc:
             raise LineError(
                 f"Serial port {endpoint.serial_port} cannot be opened ({_reason(exc)}); check the "
                 "adapter and that nothing else uses it."
             ) from exc
+        self._port = port
+        self._poll = select.poll()
+        self._poll.register(port.fileno(), select.POLLIN)
 
     def send(self, frame: bytes) -> None:
         assert self._port is not None
         try:
             self._port.write(frame)
-        except (serial.SerialException, OSError) as exc:
-            raise self._lost(exc) from exc
+        except OSError as exc:
+            raise self._lost(_reason(exc)) from exc
 
     def receive(self, timeout_s: float) -> bytes:
         assert self._port is not None
+        if not self._poll.poll(max(0.0, timeout_s * 1000)):
+            return b""
         try:
-            ready, _, _ = select.select([self._port.fileno()], [], [], max(0.0, timeout_s))
-            if not ready:
-                return b""
-            chunk = bytes(self._port.read(4096))
-        except (serial.SerialException, OSError) as exc:
-            raise self._lost(exc) from exc
+            chunk = os.read(self._port.fileno(), 4096)
+        except OSError as exc:
+            raise self._lost(_reason(exc)) from exc
         if not chunk:
-            raise self._lost(None)
+            raise self._lost("it was hung up")
         return chunk
 
     def close(self) -> None:
         port, self._port = self._port, None
         if port is not None:
-            try:
+            # One that was pulled out has nothing left to close.
+            with contextlib.suppress(OSError, termios.error):
                 port.close()
-            except (serial.SerialException, OSError):
-                # The adapter was pulled out: there is nothing left to close.
-                return
 
     def distrust(self) -> None:
         """A serial port stays open: it has no connection that could be dead."""
 
-    def _lost(self, exc: Exception | None) -> LineError:
+    def _lost(self, why: str) -> LineError:
         self.close()
-        why = f" ({_reason(exc)})" if exc is not None else ""
         return LineError(
-            f"Serial port {self._endpoint.serial_port} is gone{why}; plug the adapter in again."
+            f"Serial port {self._endpoint.serial_port} is gone ({why}); plug the adapter in again."
         )
 
 
+def _any_event(poll: select.poll, events: int) -> bool:
+    return any(happened & events for _, happened in poll.poll(0))
+
+
 def _reason(exc: Exception) -> str:
-    return getattr(exc, "strerror", None) or str(exc)
+    """The system's own words for an error number; pyserial's own repeat the name of the port."""
+    for error in (exc, exc.__context__):
+        if error is not None and error.args and isinstance(error.args[0], int):
+            return os.strerror(error.args[0])
+    return str(exc)
