@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from edge.clock import Clock
 from edge.decode import ModbusReader
 from edge.drivers import Driver
-from edge.errors import LineError, MeterError, NoReply, Refused
+from edge.errors import BadReply, LineError, MeterError, NoReply, Refused
 from edge.model import LineState, Meter, PollResult, Reading, ReadRequest
 from edge.plausibility import hints
 from edge.schedule import Read
@@ -31,6 +31,19 @@ class LinePlan:
 
     meters: frozenset[Meter]
     grid_capacity_kw: float
+
+
+@dataclass
+class _Answers:
+    """What one attempt to read a meter brought.
+
+    mono_s, unix_ms: when the first reply came. error: why a block is missing.
+    """
+
+    replies: list[tuple[ReadRequest, Sequence[int]]] = field(default_factory=list)
+    mono_s: float = 0.0
+    unix_ms: int = 0
+    error: MeterError | None = None
 
 
 class LineWorker:
@@ -91,11 +104,15 @@ class LineWorker:
         reading: Reading | None = None
         error: MeterError | LineError | None = None
         try:
-            replies, error = self._read_blocks(read)
-            if replies:
-                reading = self._reading(read.meter, replies, plan)
+            answers = self._read_blocks(read)
+            reading, error = self._reading(read.meter, answers, plan), answers.error
         except LineError as exc:
             error = exc
+        if reading is None and error is None:
+            error = BadReply(
+                f"{read.meter.name} answers, but gives no value for any quantity; check the "
+                "register addresses and types."
+            )
         self._note_state(error)
         return PollResult(
             meter=read.meter,
@@ -106,10 +123,8 @@ class LineWorker:
             duration_s=self._clock.mono_s() - started_mono_s,
         )
 
-    def _read_blocks(
-        self, read: Read
-    ) -> tuple[list[tuple[ReadRequest, Sequence[int]]], MeterError | None]:
-        """Read all blocks of a meter; the replies, and what went wrong with the rest.
+    def _read_blocks(self, read: Read) -> _Answers:
+        """Read all blocks of a meter.
 
         A refused block does not keep the others from being read; a silent device does.
         """
@@ -118,24 +133,26 @@ class LineWorker:
         if reader is None:
             reader = self._readers[read.meter] = ModbusReader(communication)
         tries = 1 if read.trial else 1 + communication.retries
-        replies: list[tuple[ReadRequest, Sequence[int]]] = []
-        error: MeterError | None = None
+        answers = _Answers()
         requests = deque(reader.requests)
         while requests:
             request = requests.popleft()
             try:
-                replies.append((request, self._read_block(read.meter, request, tries)))
+                words = self._read_block(read.meter, request, tries)
+                if not answers.replies:
+                    answers.mono_s, answers.unix_ms = self._clock.mono_s(), self._clock.unix_ms()
+                answers.replies.append((request, words))
             except Refused as exc:
                 parts = reader.split(request) if exc.code == ILLEGAL_ADDRESS else ()
                 requests.extendleft(reversed(parts))
                 if not parts:
-                    error = error or exc
+                    answers.error = answers.error or exc
                 if exc.code not in BLOCK_EXCEPTIONS:
                     break
             except MeterError as exc:
-                error = exc
+                answers.error = exc
                 break
-        return replies, error
+        return answers
 
     def _read_block(self, meter: Meter, request: ReadRequest, tries: int) -> Sequence[int]:
         communication = meter.communication
@@ -175,14 +192,14 @@ class LineWorker:
         if delay_s > 0 and wait_s > 0:
             self._clock.sleep(wait_s)
 
-    def _reading(
-        self, meter: Meter, replies: Sequence[tuple[ReadRequest, Sequence[int]]], plan: LinePlan
-    ) -> Reading:
-        values, raw = self._readers[meter].decode(replies)
+    def _reading(self, meter: Meter, answers: _Answers, plan: LinePlan) -> Reading | None:
+        values, raw = self._readers[meter].decode(answers.replies)
+        if not values:
+            return None
         return Reading(
             values=values,
-            mono_s=self._clock.mono_s(),
-            unix_ms=self._clock.unix_ms(),
+            mono_s=answers.mono_s,
+            unix_ms=answers.unix_ms,
             hints=hints(values, raw, meter.meter_type, plan.grid_capacity_kw),
         )
 

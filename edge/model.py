@@ -204,8 +204,8 @@ class Reading:
     """What a meter said at one moment.
 
     values: quantity name to value in that quantity's unit; a quantity that is absent is unknown.
-    mono_s, unix_ms: when its last reply had arrived. hints: why the reading is suspect, one
-    sentence each; empty when it is plausible.
+    mono_s, unix_ms: when its first reply had arrived, so that no value is older than it says.
+    hints: why the reading is suspect, one sentence each; empty when it is plausible.
     """
 
     values: Mapping[str, float]

@@ -101,7 +101,7 @@ def a_modbus_meter(name: str = "Main", **communication: Any) -> Meter:
     return a_meter(name, communication={**given, **communication})
 
 
-def test_a_poll_gives_values_with_the_moment_its_last_reply_had_come(bench: Bench) -> None:
+def test_a_poll_gives_values_with_the_moment_they_came(bench: Bench) -> None:
     bench.driver.during_read = lambda: bench.clock.turn(0.25)
     result = bench.poll(meter := a_modbus_meter(timeout=700))
     assert result.meter is meter
@@ -204,12 +204,23 @@ def test_a_refusal_that_speaks_of_the_device_ends_the_poll(bench: Bench, code: i
     assert (result.result, result.failed) == ("partial", False)
 
 
+def test_a_reply_without_any_value_is_no_reading(bench: Bench) -> None:
+    registers = {"power": {"address": 0, "notAvailable": 12}, "energy": None}
+    result = bench.poll(a_modbus_meter(registers=registers))
+    assert (result.reading, result.result, result.failed) == (None, "bad_reply", True)
+    assert result.error == (
+        "Main answers, but gives no value for any quantity; check the register addresses and types."
+    )
+
+
 def test_a_silence_ends_the_poll_and_keeps_what_was_read(bench: Bench) -> None:
+    bench.driver.during_read = lambda: bench.clock.turn(1.0)
     bench.driver.errors = [None, NoReply("Silent.")]
     result = bench.poll(a_wide_meter())
     assert bench.asked == [(0, 1), (1000, 1)]
     assert result.reading is not None
     assert set(result.reading.values) == {"power"}
+    assert result.reading.mono_s == 1001.0, "the wait for the rest makes no value younger"
     assert (result.result, result.error) == ("partial", "Silent.")
     # It cost a whole time-out, so the meter rests like a silent one.
     assert result.failed

@@ -228,7 +228,7 @@ def test_check_says_that_the_state_cannot_be_read(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert main(["check", "--state-dir", str(tmp_path / "file")]) == 2
-    assert "state.json cannot be read (Not a directory); mend" in capsys.readouterr().err
+    assert "state.json cannot be read (Not a directory); fix" in capsys.readouterr().err
 
 
 def test_check_may_look_while_the_service_runs(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_run_with_a_stored_meter_that_is_not_valid_exits_2(tmp_path: Path) -> No
     assert service.launch().exit_code() == 2
     assert service.log == (
         f"{service.state_dir / 'state.json'}: meters[0].registration.protocol: 'morse' is not "
-        "spoken here; known: modbus\n"
+        "supported; known: modbus\n"
     )
 
 
