@@ -17,16 +17,13 @@ import math
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from edge.model import ModbusCommunication, ReadRequest, Register
+from edge.model import ModbusCommunication, RawWords, ReadRequest, Register
 
 PHASES = {
     "power": ("powerL1", "powerL2", "powerL3"),
     "current": ("currentL1", "currentL2", "currentL3"),
 }
 """Totals that are the sum of their phases when the meter gives no total of its own."""
-
-RawWords = dict[str, tuple[Register, tuple[int, ...]]]
-"""Quantity → its register and the words read from it, most significant first."""
 
 _FLOAT_FORMATS = {2: ">f", 4: ">d"}
 
@@ -58,7 +55,7 @@ class ModbusReader:
         self, replies: Iterable[tuple[ReadRequest, Sequence[int]]]
     ) -> tuple[dict[str, float], RawWords]:
         """Decode all blocks that could be read: values (see `decode_values`) and raw words."""
-        raw: RawWords = {}
+        raw: dict[str, tuple[Register, tuple[int, ...]]] = {}
         for request, words in replies:
             raw.update(raw_words(request, words))
         wanted = [register.quantity for register in self._communication.registers]

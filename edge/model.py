@@ -144,6 +144,10 @@ class Register:
         return max(self.words) + 1
 
 
+RawWords = Mapping[str, tuple[Register, tuple[int, ...]]]
+"""Quantity → its register and the words read from it, 0..65535, most significant first."""
+
+
 @dataclass(frozen=True)
 class ReadRequest:
     """One block of registers to read from one unit.

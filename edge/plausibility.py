@@ -5,9 +5,12 @@ look like any others. They are caught by what they would mean: no building draws
 connection, no mains runs at 0.01 Hz. The ranges are wide on purpose: what lies outside of them is
 wrong beyond doubt, so such a reading may be kept from the load calculation.
 
-    power        within 20 times the grid capacity either way: a site may swing far, but a value
-                 in W that is taken for kW is 1000 times too large. A float below a nanowatt is a
-                 swapped one, or an integer: no meter resolves that.
+    power        within 20 times the grid capacity: a site may swing far, but a value in W that is
+                 taken for kW is 1000 times too large. In the direction that makes power seem free
+                 (production of `solar`, export of `grid` and `building`) within 2 times, since
+                 there a wrong value does harm. An integer at the end of its type's range is "not
+                 available" to most meters, and a float below a nanowatt is a swapped one, or an
+                 integer: no meter resolves that.
     voltage      50..1000 V. Low voltage ends at 1000 V AC (IEC 60038), which includes 690 V
                  industrial networks; 50 V is below the 57.7 V of a phase behind 100 V voltage
                  transformers, and above a 230 V or 400 V that is 10 times too small.
@@ -32,10 +35,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
-from edge.model import QUANTITIES, Register
-
-Raw = tuple[Register, tuple[int, ...]]
-"""A register and the words read from it, most significant first."""
+from edge.model import CONSUMING_TYPES, QUANTITIES, RawWords, Register
 
 _POWERS = frozenset(
     ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower")
@@ -45,6 +45,8 @@ _ZERO_WHEN_ASLEEP = _PHASE_VOLTAGES | {"voltage", "frequency"}
 
 _POWER_LIMIT = 20
 """Largest power, in grid capacities."""
+_FREEING_POWER_LIMIT = 2
+"""Largest power in the direction that raises what is free, in grid capacities."""
 _STRAY_V = 10.0
 """What a phase may still show behind a blown fuse, V."""
 _TINIEST_KW = 1e-12
@@ -82,7 +84,7 @@ _POWER_FACTOR = _Range(-1.01, 1.01, least=0.001, most=1.01)
 
 def hints(
     values: Mapping[str, float],
-    raw: Mapping[str, Raw],
+    raw: RawWords,
     meter_type: str,
     grid_capacity_kw: float,
 ) -> tuple[str, ...]:
@@ -96,23 +98,34 @@ def hints(
     for quantity in QUANTITIES:
         name = quantity.name
         value = values.get(name)
-        plausible = _range_of(name, grid_capacity_kw)
+        plausible = _range_of(name, meter_type, grid_capacity_kw)
         if value is None or plausible is None or _is_real_outage(name, values, meter_type):
             continue
-        if value in plausible and not _is_tiny_float_power(name, raw):
+        if value in plausible and not _is_no_power(name, raw):
             continue
         # A power's range is so wide that two explanations may fit equally well.
         advice = list(islice(_advice(name, value, raw, plausible), 2 if name in _POWERS else 1))
         reads = f"{value:.7g} {quantity.unit}".rstrip()
         cause = f"likely {', or '.join(advice)}" if advice else _unexplained(value)
-        found.append(f"{name} reads {reads}, {_bounds(name, value, plausible)}: {cause}.")
+        bounds = _bounds(name, value, plausible)
+        found.append(f"{name} reads {reads}, {bounds}: {cause}.")
     return tuple(found)
 
 
-def _range_of(name: str, grid_capacity_kw: float) -> _Range | None:
+def _range_of(name: str, meter_type: str, grid_capacity_kw: float) -> _Range | None:
     if name in _POWERS:
-        limit = _POWER_LIMIT * grid_capacity_kw
-        return _Range(-limit, limit, least=0.001, most=grid_capacity_kw, exponents=_W_FIRST)
+        lowest, highest = -_POWER_LIMIT, _POWER_LIMIT
+        if name == "power" and meter_type in CONSUMING_TYPES:
+            lowest = -_FREEING_POWER_LIMIT
+        if name == "power" and meter_type == "solar":
+            highest = _FREEING_POWER_LIMIT
+        return _Range(
+            lowest * grid_capacity_kw,
+            highest * grid_capacity_kw,
+            least=0.001,
+            most=grid_capacity_kw,
+            exponents=_W_FIRST,
+        )
     if name == "voltage" or name in _PHASE_VOLTAGES:
         return _VOLTAGE
     return {"frequency": _FREQUENCY, "powerFactor": _POWER_FACTOR}.get(name)
@@ -120,9 +133,13 @@ def _range_of(name: str, grid_capacity_kw: float) -> _Range | None:
 
 def _bounds(name: str, value: float, plausible: _Range) -> str:
     if value in plausible:
-        return "which no meter resolves"
+        return "which no meter means as a power"
     if name in _POWERS:
-        return f"beyond {_POWER_LIMIT} times the grid capacity, {plausible.high:.7g}"
+        bound, other = plausible.high, plausible.low
+        if value < 0:
+            bound, other = other, bound
+        times = _FREEING_POWER_LIMIT if abs(bound) < abs(other) else _POWER_LIMIT
+        return f"beyond {times} times the grid capacity, {bound:.7g}"
     if name == "powerFactor":
         return "outside -1..1"
     return f"outside {plausible.low:g}..{plausible.high:g}"
@@ -137,14 +154,17 @@ def _is_real_outage(name: str, values: Mapping[str, float], meter_type: str) -> 
     return name in _PHASE_VOLTAGES and 0.0 <= value <= _STRAY_V and another_lives
 
 
-def _is_tiny_float_power(name: str, raw: Mapping[str, Raw]) -> bool:
+def _is_no_power(name: str, raw: RawWords) -> bool:
     """Look at the words, not at the value, which may be a difference and carry float noise."""
-    if name not in _POWERS or name not in raw or raw[name][0].kind != "float":
+    if name not in _POWERS or name not in raw:
         return False
-    return 0.0 < abs(_scaled(*raw[name])) < _TINIEST_KW
+    register, words = raw[name]
+    if register.kind == "float":
+        return 0.0 < abs(_scaled(register, words)) < _TINIEST_KW
+    return _ends_its_range(register, words)
 
 
-def _advice(name: str, value: float, raw: Mapping[str, Raw], plausible: _Range) -> Iterator[str]:
+def _advice(name: str, value: float, raw: RawWords, plausible: _Range) -> Iterator[str]:
     """Give the likely faults, each with what to do, the likeliest first."""
     if name == "powerFactor" and 1.0 < abs(value) <= 2.0:
         yield "the meter codes the quadrant into it, so map another register or leave it out"
@@ -155,10 +175,15 @@ def _advice(name: str, value: float, raw: Mapping[str, Raw], plausible: _Range) 
         if _scaled(register, words) in plausible and value not in plausible:
             yield _COMPUTED
             return
+        no_value = register.kind != "float" and _means_no_value(words)
+        if no_value:
+            yield (
+                "the meter marks it as not available, so set notAvailable to "
+                f"{int.from_bytes(_bytes(words), 'big')} there, or check the address"
+            )
         readings = list(_other_readings(name, register, words, plausible))
         yield from readings
-        if register.kind != "float" and _means_no_value(words):
-            yield "the meter marks it as not available, so check the address or leave it out"
+        if no_value:
             return
         if readings and len(words) > 1:  # two words or more that fit are no coincidence
             return
@@ -217,8 +242,12 @@ def _scaled(register: Register, words: Sequence[int]) -> float:
     return _number(register.kind, words) * _scale(register)
 
 
+def _bytes(words: Sequence[int]) -> bytes:
+    return struct.pack(f">{len(words)}H", *words)
+
+
 def _number(kind: str, words: Sequence[int]) -> float:
-    data = struct.pack(f">{len(words)}H", *words)
+    data = _bytes(words)
     if kind == "float":
         number: float = struct.unpack(">f" if len(words) == 2 else ">d", data)[0]
         return number
@@ -226,11 +255,23 @@ def _number(kind: str, words: Sequence[int]) -> float:
 
 
 def _means_no_value(words: Sequence[int]) -> bool:
-    """Whether meters commonly say "not available" so: all ones, or the end of the signed range."""
+    """Whether meters commonly say "not available" so: all ones, or an end of the signed range."""
     rest = set(words[1:])
     if words[0] == 0x8000:
         return rest <= {0}
     return words[0] in (0xFFFF, 0x7FFF) and rest <= {0xFFFF}
+
+
+def _ends_its_range(register: Register, words: Sequence[int]) -> bool:
+    """Whether an integer means no value even where it would be plausible.
+
+    As it is read, -1 is a value, and so are the ends of the signed range in an unsigned word.
+    """
+    if not _means_no_value(words):
+        return False
+    if register.kind == "int":
+        return words[0] != 0xFFFF
+    return words[0] == 0xFFFF or len(words) > 1
 
 
 def _unexplained(value: float) -> str:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge.model import QUANTITY_NAMES, Register
-from edge.plausibility import Raw, hints
+from edge.plausibility import hints
 
 CAPACITY_KW = 500.0
 RANGES = {
@@ -122,7 +122,7 @@ def hint(
         # Signed values read as unsigned.
         ("power", words_of(-1500, "int", 32), "uint", (1, 1000), "to int32 to get -1.5\\.$"),
         ("power", words_of(-1500, "int", 64), "uint", (1, 1000), "to int64 to get -1.5\\.$"),
-        ("power", (0xFFFF, 0xFFFF), "uint", (1, 1000), "4294967 kW.*-0.001, or .* not available"),
+        ("power", (0xFFFF, 0xFFFF), "uint", (1, 1000), "4294967 kW.* not available.*, or .*-0.001"),
         ("powerFactor", (0xFC18,), "uint", (1, 1000), "signed, so set type to int16 to get -1"),
         # The quadrant in the power factor: 1.95 stands for 0.05 in another quadrant.
         ("powerFactor", (1950,), "uint", (1, 1000), "codes the quadrant"),
@@ -155,7 +155,8 @@ def test_does_not_take_a_swapped_float_for_an_empty_building(words: tuple[int, i
     found = hint("power", words, "float")
 
     assert (
-        "which no meter resolves: likely its words are swapped, so set wordOrder to little" in found
+        "which no meter means as a power: likely its words are swapped, so set wordOrder to little"
+        in found
     )
 
 
@@ -183,8 +184,8 @@ def test_works_without_words() -> None:
 
 
 def test_sends_a_computed_power_to_its_parts() -> None:
-    imported: Raw = (register("power", "uint", 1, (1, 1)), (20,))
-    exported: Raw = (register("powerExport", "uint", 1, (1, 1)), (60_000,))
+    imported = (register("power", "uint", 1, (1, 1)), (20,))
+    exported = (register("powerExport", "uint", 1, (1, 1)), (60_000,))
     values = {"power": 20.0 - 60_000.0, "powerExport": 60_000.0}
 
     power, export = hints(values, {"power": imported, "powerExport": exported}, "grid", 500.0)
@@ -255,6 +256,7 @@ scales = st.sampled_from([(1, 1), (1, 10), (1, 100), (1, 1000), (1, 100_000), (1
     meter_types,
 )
 def test_plausible_values_give_no_hint(values: dict[str, float], meter_type: str) -> None:
+    assume(abs(values.get("power", 0.0)) <= 2 * CAPACITY_KW)
     assert hints(values, {}, meter_type, CAPACITY_KW) == ()
 
 
@@ -268,6 +270,49 @@ def test_any_other_value_gives_one_sentence(name: str, value: float, meter_type:
 
     assert found.startswith(f"{name} reads ")
     assert found.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("meter_type", "freeing", "binding"),
+    [("solar", 1, -1), ("grid", -1, 1), ("building", -1, 1)],
+)
+def test_a_power_is_doubted_sooner_in_the_direction_that_makes_it_seem_free(
+    meter_type: str, freeing: int, binding: int
+) -> None:
+    for kw, is_suspect in ((2 * CAPACITY_KW, False), (2 * CAPACITY_KW + 1, True)):
+        assert bool(hints({"power": freeing * kw}, {}, meter_type, CAPACITY_KW)) is is_suspect
+        assert not hints({"power": binding * kw}, {}, meter_type, CAPACITY_KW)
+    (found,) = hints({"power": freeing * 8000.0}, {}, meter_type, CAPACITY_KW)
+    assert "beyond 2 times the grid capacity" in found
+    assert "multiply powerScale by 0.001 to get" in found
+
+
+@given(
+    st.sampled_from([("uint", 1), ("uint", 2), ("uint", 4), ("int", 1), ("int", 2), ("int", 4)]),
+    st.sampled_from([(1, 1), (1, 10), (1, 1000), (1, 10**6), (1, 10**9), (1, 10**18)]),
+    st.booleans(),
+    meter_types,
+)
+def test_what_says_not_available_is_never_a_power(
+    kind_and_count: tuple[str, int], scale: tuple[int, int], high_end: bool, meter_type: str
+) -> None:
+    kind, count = kind_and_count
+    bits = 16 * count
+    if kind == "uint":
+        number = 2**bits - 1
+    else:
+        number = 2 ** (bits - 1) - 1 if high_end else -(2 ** (bits - 1))
+    words = words_of(number, kind, bits)
+    value = number * scale[0] / scale[1]
+    raw = {"power": (register("power", kind, count, scale), words)}
+    (found,) = hints({"power": value}, raw, meter_type, CAPACITY_KW)
+    unsigned = number % 2**bits
+    assert f"likely the meter marks it as not available, so set notAvailable to {unsigned}" in found
+
+
+@pytest.mark.parametrize(("kind", "word"), [("int", 0xFFFF), ("uint", 0x7FFF), ("uint", 0x8000)])
+def test_what_is_a_power_as_it_is_read_is_no_mark(kind: str, word: int) -> None:
+    assert hint("power", (word,), kind, (1, 1000)) == ""
 
 
 @given(
@@ -322,7 +367,7 @@ def test_never_raises(
     grid_capacity_kw: float,
 ) -> None:
     values = {name: value for name, (value, _, _, _) in drawn.items()}
-    raw: dict[str, Raw] = {}
+    raw: dict[str, tuple[Register, tuple[int, ...]]] = {}
     for name, (_, (kind, count), scale, data) in drawn.items():
         words = data.draw(st.tuples(*[any_word] * count))
         raw[name] = (register(name, kind, count, scale), words)
