@@ -20,7 +20,17 @@ from edge.image import ProcessImage
 from edge.line import LinePlan, LineWorker
 from edge.load import load_status
 from edge.metrics import Metrics
-from edge.model import Endpoint, Health, LoadStatus, Meter, MeterState, Snapshot, Status
+from edge.model import (
+    Endpoint,
+    Health,
+    LoadQuality,
+    LoadStatus,
+    Meter,
+    MeterState,
+    Quality,
+    Snapshot,
+    Status,
+)
 from edge.schedule import Schedule
 
 log = logging.getLogger("EnergyMeterManager")
@@ -127,7 +137,7 @@ class Cycle:
 
         late_s: how long after its deadline. missed: ticks left out before it.
         """
-        before = self._image.meters
+        before, load_before = self._image.meters, self._load
         self._take_changes()
         changes, self._changes = self._changes, []
         for change in changes:
@@ -151,7 +161,9 @@ class Cycle:
         for change in changes:
             change.done.set_result(None)
         if before is not self._image.meters:
-            self._log_transitions(before)
+            self._log_meters(before)
+        if load_before.quality is not self._load.quality:
+            self._log_load()
 
     def _wait_until(self, mono_s: float) -> None:
         while not self._stopping:
@@ -232,7 +244,7 @@ class Cycle:
                 lateness_max_ms=window[-1] * 1000,
             )
 
-    def _log_transitions(self, before: Mapping[str, MeterState]) -> None:
+    def _log_meters(self, before: Mapping[str, MeterState]) -> None:
         """Say once when a meter goes away, and once when it is back."""
         for id_, state in self._image.meters.items():
             old = before.get(id_)
@@ -241,11 +253,23 @@ class Cycle:
             name = state.meter.name
             if old is None or old.meter is not state.meter:
                 log.info("Starting monitoring for %s via %s", name, state.meter.protocol)
+            elif (old.status, old.quality) == (state.status, state.quality):
+                continue
+            elif state.reading is not None and state.quality is Quality.SUSPECT:
+                log.warning("%s gives suspect values: %s", name, state.reading.hints[0])
+            elif state.status is Status.ONLINE:
+                log.info("%s is online", name)
             elif old.status is not state.status:
-                if state.status is Status.ONLINE:
-                    log.info("%s is online", name)
-                else:
-                    log.warning("%s is in %s: %s", name, state.status.value, state.last_error)
+                how = "in error" if state.status is Status.ERROR else state.status.value
+                log.warning("%s is %s: %s", name, how, state.last_error)
+
+    def _log_load(self) -> None:
+        """Say once when the load status can be trusted less, and once when it is good again."""
+        if self._load.quality is LoadQuality.GOOD:
+            log.info("The load status is good")
+        else:
+            quality, reason = self._load.quality.value, self._load.reasons[0]
+            log.warning("The load status is %s: %s", quality, reason)
 
 
 def _load_of(meters: Mapping[str, MeterState], limits: SiteLimits) -> LoadStatus:

@@ -33,16 +33,19 @@ class ProcessImage:
     def replace(self, meters: Iterable[Meter]) -> None:
         """Take over a new plan.
 
-        A meter that is still read in the same way keeps what is known of it.
+        A meter whose values are still read from the same place keeps what is known of it. Of any
+        other one the last power is kept, since a change must not make a dead meter's power free.
         """
         known = self.meters
         states = {}
         for meter in meters:
             state = known.get(meter.id)
-            if state is not None and state.meter.communication == meter.communication:
+            if state is None:
+                states[meter.id] = MeterState(meter)
+            elif state.meter.communication.reads_like(meter.communication):
                 states[meter.id] = replace(state, meter=meter)
             else:
-                states[meter.id] = MeterState(meter)
+                states[meter.id] = MeterState(meter, last_power_kw=state.last_power_kw)
         self.meters = states
         self._stale_check_mono_s = -inf
 
@@ -86,12 +89,8 @@ class ProcessImage:
             stale_after_s = state.meter.stale_after_ms / 1000
             stale_mono_s = state.reading.mono_s + stale_after_s
             if mono_s > stale_mono_s:
-                stale[id_] = replace(
-                    state,
-                    status=Status.OFFLINE,
-                    last_error=f"Nothing arrived for {stale_after_s:g} s; check the meter and its "
-                    "line.",
-                )
+                error = f"Nothing arrived for {stale_after_s:g} s; {_advice(state)}"
+                stale[id_] = replace(state, status=Status.OFFLINE, last_error=error)
             else:
                 self._stale_check_mono_s = min(self._stale_check_mono_s, stale_mono_s)
         if stale:
@@ -101,6 +100,17 @@ class ProcessImage:
 def _stale_at(result: PollResult) -> float:
     assert result.reading is not None
     return result.reading.mono_s + result.meter.stale_after_ms / 1000
+
+
+def _advice(state: MeterState) -> str:
+    """What to do about a meter that went stale; what was wrong with its last reading comes first.
+
+    A line that other meters keep busy is as likely as the meter itself.
+    """
+    busy = "if slow or silent meters keep its line busy, raise pollInterval or lower timeout"
+    if state.last_error is not None:
+        return f"before that: {state.last_error}"
+    return f"check the meter, and {busy}."
 
 
 def _after_poll(state: MeterState, result: PollResult) -> MeterState:

@@ -12,7 +12,7 @@ from edge.clock import Clock
 from edge.decode import ModbusReader
 from edge.drivers import Driver
 from edge.errors import BadReply, LineError, MeterError, NoReply, Refused
-from edge.model import LineState, Meter, PollResult, Reading, ReadRequest
+from edge.model import LineState, Meter, ModbusCommunication, PollResult, Reading, ReadRequest
 from edge.plausibility import hints
 from edge.schedule import Read
 
@@ -126,19 +126,21 @@ class LineWorker:
     def _read_blocks(self, read: Read) -> _Answers:
         """Read all blocks of a meter.
 
-        A refused block does not keep the others from being read; a silent device does.
+        A refused block does not keep the others from being read; a silent device does. It is asked
+        again as often as `retries` says for the whole of the poll: were it for each block, a
+        device that is always late would hold the line for a multiple of its time-out.
         """
         communication = read.meter.communication
         reader = self._readers.get(read.meter)
         if reader is None:
             reader = self._readers[read.meter] = ModbusReader(communication)
-        tries = 1 if read.trial else 1 + communication.retries
+        retries = 0 if read.trial else communication.retries
         answers = _Answers()
         requests = deque(reader.requests)
         while requests:
             request = requests.popleft()
             try:
-                words = self._read_block(read.meter, request, tries)
+                words = self._read_block(communication, request)
                 if not answers.replies:
                     answers.mono_s, answers.unix_ms = self._clock.mono_s(), self._clock.unix_ms()
                 answers.replies.append((request, words))
@@ -150,26 +152,23 @@ class LineWorker:
                 if exc.code not in BLOCK_EXCEPTIONS:
                     break
             except MeterError as exc:
-                answers.error = exc
-                break
+                if retries == 0:
+                    answers.error = exc
+                    break
+                retries -= 1
+                requests.appendleft(request)
         return answers
 
-    def _read_block(self, meter: Meter, request: ReadRequest, tries: int) -> Sequence[int]:
-        communication = meter.communication
-        while True:
-            tries -= 1
-            self._keep_distance(communication.request_delay_s)
-            # Opened last, since the peer may hang up while the line keeps its distance.
-            self._open(communication.timeout_s)
-            try:
-                return self._driver.read(request, communication.timeout_s)
-            except Refused:
-                raise
-            except MeterError:
-                if tries <= 0:
-                    raise
-            finally:
-                self._last_request_mono_s = self._clock.mono_s()
+    def _read_block(
+        self, communication: ModbusCommunication, request: ReadRequest
+    ) -> Sequence[int]:
+        self._keep_distance(communication.request_delay_s)
+        # Opened last, since the peer may hang up while the line keeps its distance.
+        self._open(communication.timeout_s)
+        try:
+            return self._driver.read(request, communication.timeout_s)
+        finally:
+            self._last_request_mono_s = self._clock.mono_s()
 
     def _open(self, timeout_s: float) -> None:
         """Open the line unless it is open; while it failed a moment ago, fail at once."""

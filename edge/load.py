@@ -96,7 +96,8 @@ def load_status(
 def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
     """Sum what the live grid and building meters measure; the others are named as excluded.
 
-    Power is None when no such meter is live; energy is None when none of the live ones gives it.
+    Power is None when no such meter is live. Energy is None while one is excluded, since a sum that
+    loses and regains a meter would run back and jump, and when no meter gives it.
     """
     consumers = [state for state in meters if state.meter.meter_type in CONSUMING_TYPES]
     powers_kw: list[float] = []
@@ -111,18 +112,13 @@ def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
         energy_kwh = state.reading.values.get("energy") if state.reading else None
         if energy_kwh is not None and math.isfinite(energy_kwh):
             energies_kwh.append(energy_kwh)
-    if not consumers:
-        quality = LoadQuality.UNMETERED
-    elif not powers_kw:
-        quality = LoadQuality.FAILSAFE
-    else:
-        quality = LoadQuality.DEGRADED if excluded else LoadQuality.GOOD
+    complete = not excluded and bool(energies_kwh)
     return BuildingConsumption(
         power_kw=_rounded(math.fsum(powers_kw)) if powers_kw else None,
-        energy_kwh=_rounded(math.fsum(energies_kwh)) if energies_kwh else None,
+        energy_kwh=_rounded(math.fsum(energies_kwh)) if complete else None,
         meter_count=len(powers_kw),
         excluded=tuple(excluded),
-        quality=quality,
+        quality=_quality(consumers, []),
     )
 
 
@@ -181,6 +177,9 @@ def _fault(state: MeterState) -> str:
         return f"is in error{detail}"
     if state.quality is Quality.SUSPECT and state.reading is not None:
         return f"gives suspect values ({state.reading.hints[0].rstrip('. ')})"
+    names = {register.quantity for register in state.meter.communication.registers}
+    if not names & {"power", "powerL1", "powerL2", "powerL3"}:
+        return "has no power register in its registration"
     return f"gives no power{detail}"
 
 

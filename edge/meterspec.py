@@ -107,7 +107,7 @@ class RegistrationKeys:
     location: str | None = key(None, check=text(100))
     poll_interval: int | None = key(None, check=between(200, 3_600_000, "ms"))
     stale_after: int | None = key(None, check=between(200, 86_400_000, "ms"))
-    max_power: float | None = key(None, check=between(0, 1_000_000, "kW"))
+    max_power: float | None = key(None, check=between(0.001, 1_000_000, "kW"))
 
 
 @attrs.frozen

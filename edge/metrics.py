@@ -72,7 +72,11 @@ def _histogram(name: str, help_: str, *labels: str) -> MetricRow:
 METRICS: tuple[MetricRow, ...] = (
     _gauge("dlm_meter_up", "1 while the meter is online, else 0.", *_METER),
     _gauge("dlm_meter_reading_age_seconds", "Age of the meter's last reading.", *_METER),
-    _gauge("dlm_meter_suspect", "1 while the reading is outside what is plausible.", *_METER),
+    _gauge(
+        "dlm_meter_suspect",
+        "1 while the reading is implausible and its values are left out.",
+        *_METER,
+    ),
     _gauge("dlm_meter_power_watts", "Active power into what the meter measures.", *_METER),
     _counter("dlm_meter_energy_joules", "Energy counted by the meter.", *_METER),
     _counter("dlm_meter_energy_export_joules", "Exported energy counted by the meter.", *_METER),
@@ -230,7 +234,7 @@ def _add_meter(families: Mapping[str, _Family], state: MeterState, mono_s: float
         return
     age_s = max(0.0, mono_s - state.reading.mono_s)
     families["dlm_meter_reading_age_seconds"].add_metric(labels, age_s)
-    if state.status is not Status.ONLINE:
+    if state.quality is not Quality.GOOD:
         return
     for name, quantity, factor in _LIVE_VALUES:
         value = state.reading.values.get(quantity)

@@ -176,6 +176,15 @@ class ModbusCommunication:
     max_gap: int
     invert: bool
 
+    def reads_like(self, other: ModbusCommunication) -> bool:
+        """Whether the same values come of it, however they are asked for."""
+        return (
+            self.endpoint == other.endpoint
+            and self.unit_id == other.unit_id
+            and self.registers == other.registers
+            and self.invert == other.invert
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Meter:

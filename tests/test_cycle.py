@@ -239,6 +239,16 @@ def test_health_tells_lateness_and_missed_ticks() -> None:
     assert bench.metric("dlm_schedule_lateness_seconds_count") == HEALTH_WINDOW_TICKS + 1
 
 
+PENDING_REASON = (
+    '"Main Building Meter" has not been read yet: at most 0 kW is given '
+    "(load.failsafe_available_kw); set its maxPower to count that instead."
+)
+FAILSAFE_REASON = (
+    '"Main Building Meter" is in error (It is silent): at most 0 kW is given '
+    "(load.failsafe_available_kw); set its maxPower to count that instead."
+)
+
+
 def test_a_meter_that_goes_and_comes_back_is_logged_once_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -256,9 +266,32 @@ def test_a_meter_that_goes_and_comes_back_is_logged_once_each(
         bench.step()
     assert [record.getMessage() for record in caplog.records] == [
         "Starting monitoring for Main Building Meter via modbus",
+        "The load status is failsafe: " + PENDING_REASON,
         "Main Building Meter is online",
+        "The load status is good",
         "Main Building Meter is in error: It is silent.",
+        "The load status is failsafe: " + FAILSAFE_REASON,
         "Main Building Meter is online",
+        "The load status is good",
+    ]
+
+
+def test_a_meter_that_turns_suspect_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(a_meter("Main"))
+    bench.answer(power=1.0)
+    bench.step()
+    caplog.set_level(logging.INFO, "EnergyMeterManager")
+    caplog.clear()
+    (state,) = bench.cycle.snapshot.meters.values()
+    for hints in (("It is huge.",), ("It is huge again.",), ()):
+        reading = a_reading(bench.clock.now_mono_s, hints, power=1.0)
+        bench.image.put(an_answer(state.meter, reading))
+        bench.step()
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "Main gives suspect values",
+        "The load status is failsafe",
+        "Main is online",
+        "The load status is good",
     ]
 
 

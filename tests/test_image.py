@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge.image import ProcessImage
+from edge.load import load_status
 from edge.model import Meter, MeterState, Quality, Status
 from tests.building import a_failure, a_meter, a_reading, an_answer
 
@@ -144,9 +145,39 @@ def test_a_renamed_meter_keeps_its_values_and_one_read_otherwise_does_not() -> N
     renamed = replace(meter, name="other")
     image.replace([renamed])
     assert state_of(image, renamed).live_power_kw == 5.0
+    patient = replace(renamed, communication=replace(meter.communication, timeout_s=9.0))
+    image.replace([patient])
+    assert state_of(image, patient).live_power_kw == 5.0
     elsewhere = replace(meter, communication=replace(meter.communication, unit_id=9))
     image.replace([elsewhere])
-    assert state_of(image, elsewhere) == MeterState(elsewhere)
+    assert state_of(image, elsewhere) == MeterState(elsewhere, last_power_kw=5.0)
+
+
+def test_changing_a_dead_meter_never_makes_its_power_free() -> None:
+    meter = a_meter(maxPower=50)
+    image = an_image(meter)
+    image.put(an_answer(meter, a_reading(mono_s=1.0, power=300.0)))
+    image.advance(1.0)
+    image.put(a_failure(meter))
+    image.advance(2.0)
+    assert load_status(image.meters.values(), 500.0, 0.0).available_kw == 200.0
+    for changed in (
+        replace(meter, communication=replace(meter.communication, timeout_s=9.0)),
+        replace(meter, communication=replace(meter.communication, unit_id=9)),
+    ):
+        image.replace([changed])
+        assert load_status(image.meters.values(), 500.0, 0.0).available_kw == 200.0
+
+
+def test_a_partial_reading_that_ages_still_says_what_was_wrong() -> None:
+    meter = a_meter(staleAfter=1000)
+    image = an_image(meter)
+    image.put(replace(an_answer(meter), result="partial", error="Unit 1 is silent."))
+    image.advance(0.0)
+    image.advance(2.0)
+    assert state_of(image, meter).last_error == (
+        "Nothing arrived for 1 s; before that: Unit 1 is silent."
+    )
 
 
 def test_a_shorter_stale_after_counts_at_once() -> None:

@@ -213,6 +213,14 @@ def test_a_reply_without_any_value_is_no_reading(bench: Bench) -> None:
     )
 
 
+def test_retries_are_for_the_whole_poll_and_not_for_each_block(bench: Bench) -> None:
+    bench.driver.errors = [NoReply("Late."), None, NoReply("Late again."), None]
+    registers = {"power": 0, "energy": 1000, "voltage": 2000}
+    result = bench.poll(a_modbus_meter(registers=registers, retries=1))
+    assert bench.asked == [(0, 1), (0, 1), (1000, 1)]
+    assert (result.result, result.error, result.failed) == ("partial", "Late again.", True)
+
+
 def test_a_silence_ends_the_poll_and_keeps_what_was_read(bench: Bench) -> None:
     bench.driver.during_read = lambda: bench.clock.turn(1.0)
     bench.driver.errors = [None, NoReply("Silent.")]

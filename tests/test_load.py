@@ -220,7 +220,7 @@ def test_names_the_meter_its_fault_and_what_is_assumed() -> None:
         '"Hall" has not been read yet: it counts as its maxPower of 60 kW.',
         '"Kitchen" gives suspect values (voltage reads 0 V): it counts as its maxPower of 40 kW.',
         '"Shop" is in error: it counts as 90 kW, its last power (its maxPower is 70).',
-        '"Annex" gives no power: it counts as its maxPower of 30 kW.',
+        '"Annex" has no power register in its registration: it counts as its maxPower of 30 kW.',
     )
 
 
@@ -356,6 +356,15 @@ def test_names_the_meters_that_should_count_but_are_not_fresh() -> None:
 
     assert (total.power_kw, total.energy_kwh, total.meter_count) == (25.0, None, 1)
     assert total.excluded == (stale.meter.id, silent.meter.id)
+    assert total.quality is LoadQuality.FAILSAFE, "as the load status then is"
+
+
+def test_an_energy_that_lacks_a_meter_is_no_sum() -> None:
+    stale = failed(live("building", 20.0, max_power_kw=50.0, energy=8450.0))
+
+    total = building_consumption([live("grid", 25.0, energy=7.0), stale])
+
+    assert (total.power_kw, total.energy_kwh) == (25.0, None)
     assert total.quality is LoadQuality.DEGRADED
 
 

@@ -704,7 +704,7 @@ sound_registrations = st.fixed_dictionaries(
             },
         ),
     },
-    optional={"pollInterval": st.integers(200, 3_600_000), "maxPower": st.floats(0, 1e6)},
+    optional={"pollInterval": st.integers(200, 3_600_000), "maxPower": st.floats(0.001, 1e6)},
 )
 
 

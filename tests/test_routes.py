@@ -148,14 +148,17 @@ def test_a_list_says_how_long_it_is(site: Site) -> None:
     assert (listed["count"], [meter["name"] for meter in listed["data"]]) == (2, ["a", "b"])
 
 
-def test_building_consumption_is_no_meters_id(site: Site) -> None:
+def test_building_consumption_sums_what_is_fresh_and_names_the_rest(site: Site) -> None:
     grid, building = site.register("grid"), site.register("building", meterType="building")
     site.read(grid["id"], power=28.5, energy=15000.2)
     site.read(building["id"], power=16.8, energy=13450.0)
-    site.register("dead", meterType="building")
     sums = site.ask("GET", "/api/energy-meters/consumption/building")["data"]
     assert (sums["currentPower"], sums["totalEnergy"], sums["meterCount"]) == (45.3, 28450.2, 2)
-    assert (sums["quality"], len(sums["excluded"])) == ("degraded", 1)
+    assert (sums["quality"], sums["excluded"]) == ("good", [])
+    dead = site.register("dead", meterType="building", maxPower=50)
+    sums = site.ask("GET", "/api/energy-meters/consumption/building")["data"]
+    assert (sums["currentPower"], sums["totalEnergy"], sums["meterCount"]) == (45.3, None, 2)
+    assert (sums["quality"], sums["excluded"]) == ("degraded", [dead["id"]])
 
 
 def test_an_update_is_a_merge_patch(site: Site) -> None:

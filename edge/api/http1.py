@@ -24,6 +24,7 @@ from edge.errors import RequestError
 MAX_HEAD_BYTES = 16 * 1024
 MAX_FIELDS = 64
 MAX_BODY_BYTES = 64 * 1024
+JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 # --- Bytes to requests ---------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ def require_json(request: Request, body_bytes: int) -> None:
     Raises RequestError 415.
     """
     declared = request.headers.get("content-type", "")
-    is_json = declared.partition(";")[0].strip().lower() == "application/json"
+    is_json = declared.partition(";")[0].strip().lower() in JSON_TYPES
     if request.method in ("POST", "PUT", "PATCH") and (body_bytes or declared) and not is_json:
         raise RequestError(
             415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as Content-Type: application/json."

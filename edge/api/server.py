@@ -439,7 +439,7 @@ class ApiServer:
             family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
             return _Listener(family, address, self._admit)
         except (OSError, UnicodeError) as error:
-            raise ConfigError("config", [self._bind_fault(error)]) from error
+            raise ConfigError("", [self._bind_fault(error)]) from error
 
     def _bind_fault(self, error: OSError | UnicodeError) -> Fault:
         number = error.errno if isinstance(error, OSError) else None
