@@ -79,6 +79,12 @@ class Registry:
             self.close()
             raise
         self.meters, self._stored, self.notices = stored.meters, stored.content, stored.notices
+        state = self._folder / STATE_FILE
+        if self._stored and not state.exists():
+            # Two copies again at once; a disk that refuses will say so at the next change.
+            with suppress(OSError):
+                replace_file(state, self._stored)
+                _sync_folder(self._folder)
 
     def close(self) -> None:
         """Let another process have the folder."""

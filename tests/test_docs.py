@@ -10,7 +10,10 @@ import attrs
 import edge
 from edge.api.routes import ROUTES
 from edge.config import NEEDS_RESTART, SECTIONS, Config
+from edge.meterspec import ModbusKeys, RegisterKeys, RegistrationKeys
 from edge.metrics import METRICS
+from edge.model import QUANTITY_NAMES
+from edge.structure import camel_case, keys_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,6 +48,33 @@ def test_every_config_key_is_listed_with_its_default_and_when_it_counts() -> Non
             expected[key] = (written(value), "at start" if restart else "on reload")
     listed = {code(key): (code(default), when) for key, default, when in table("Configuration")}
     assert listed == expected
+
+
+def test_every_key_of_a_registration_is_listed_with_its_default() -> None:
+    def listed(number: int) -> dict[str, str]:
+        return {code(row[0]): code(row[1]) for row in table("Registering a meter", number)}
+
+    keys = keys_of(RegistrationKeys, camel_case)
+    needed = {name for name, attribute in keys.items() if attribute.default is attrs.NOTHING}
+    assert {name for name, mark in listed(0).items() if mark == "yes"} == needed
+    assert listed(0).keys() == keys.keys()
+    for number, cls in ((1, ModbusKeys), (2, RegisterKeys)):
+        keys = keys_of(cls, camel_case)
+        assert listed(number).keys() == keys.keys()
+        for name, attribute in keys.items():
+            if attribute.default not in (attrs.NOTHING, None):
+                default = attribute.default
+                shown = str(default).lower() if isinstance(default, bool) else f"{default}"
+                assert listed(number)[name] == shown.removesuffix(".0"), name
+
+
+def test_every_quantity_and_type_is_listed() -> None:
+    section = README.split("\n## Registering a meter\n")[1].split("\n## ")[0]
+    spelled_out = section.replace("`powerL1` to `powerL3`", "`powerL1` `powerL2` `powerL3`")
+    spelled_out = spelled_out.replace("`voltageL1` to", "`voltageL1` `voltageL2`")
+    spelled_out = re.sub(r"`currentL1` to\s", "`currentL1` `currentL2` ", spelled_out)
+    for name in QUANTITY_NAMES:
+        assert f"`{name}`" in spelled_out, name
 
 
 def test_every_metric_is_listed_with_its_kind_and_labels() -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from edge.errors import ConfigError, RequestError, StateError
 from edge.model import Meter
-from edge.registry import Registry, StoredState, load_state
+from edge.registry import BACKUP_FILE, STATE_FILE, Registry, StoredState, load_state
 from tests.building import a_registration
 from tests.peers import wait_until
 from tests.service import Service
@@ -311,6 +311,16 @@ def test_a_damaged_file_is_set_aside_and_the_backup_used(tmp_path: Path, content
         registry.add(a_registration("C"))
     assert names(stored(tmp_path).meters) == ["A", "C"]
     assert stored(tmp_path).notices == ()
+
+
+def test_after_a_damage_there_are_two_whole_copies_again(tmp_path: Path) -> None:
+    two_generations(tmp_path)
+    (tmp_path / STATE_FILE).write_bytes(b"")
+    with a_registry(tmp_path) as registry:
+        assert len(registry.notices) == 2
+    assert (tmp_path / STATE_FILE).read_bytes() == (tmp_path / BACKUP_FILE).read_bytes()
+    with a_registry(tmp_path) as registry:
+        assert (names(registry.meters), registry.notices) == (["A"], ())
 
 
 def test_a_file_cut_at_any_length_is_whole_or_damaged_never_fewer_meters(tmp_path: Path) -> None:
