@@ -27,6 +27,7 @@ from edge.model import (
     LoadStatus,
     Meter,
     MeterState,
+    PollResult,
     Quality,
     Snapshot,
     Status,
@@ -79,6 +80,7 @@ class Cycle:
         self._changes: list[_Change] = []
         self._stopping = False
         self._lines: dict[Endpoint, LineWorker] = {}
+        self._plans: dict[Endpoint, LinePlan] = {}
         self._lateness_s: list[float] = []
         self._load = _load_of(image.meters, limits)
         self._load_basis = (image.meters, limits)
@@ -154,7 +156,11 @@ class Cycle:
         self.snapshot = self._freeze(tick)
         reads, left_out = self._schedule.due(tick)
         for read in reads:
-            self._lines[read.meter.communication.endpoint].submit(read)
+            line = self._line_of(read.meter)
+            if line is None:
+                self._image.put(_no_line(read.meter))
+            else:
+                line.submit(read)
         for polls in left_out:
             self.metrics.left_out(polls)
             self._health = replace(self._health, overruns=self._health.overruns + polls.overruns)
@@ -204,12 +210,31 @@ class Cycle:
             on_lines.setdefault(meter.communication.endpoint, []).append(meter)
         for endpoint in self._lines.keys() - on_lines.keys():
             self._lines.pop(endpoint).stop()
-        for endpoint, on_line in on_lines.items():
-            line = self._lines.get(endpoint)
-            if line is None:
-                line = self._lines[endpoint] = self._make_line(on_line[0])
+        self._plans = {
+            endpoint: LinePlan(frozenset(on_line), self._limits.grid_capacity_kw)
+            for endpoint, on_line in on_lines.items()
+        }
+        for on_line in on_lines.values():
+            line = self._line_of(on_line[0])
+            if line is not None:
+                line.plan = self._plans[on_line[0].communication.endpoint]
+
+    def _line_of(self, meter: Meter) -> LineWorker | None:
+        """The line that a meter is on, started if need be; None if the system refuses a thread.
+
+        Then the service must go on, or nobody could remove the meter that is too many.
+        """
+        endpoint = meter.communication.endpoint
+        line = self._lines.get(endpoint)
+        if line is None:
+            line = self._make_line(meter)
+            line.plan = self._plans[endpoint]
+            try:
                 line.start()
-            line.plan = LinePlan(frozenset(on_line), self._limits.grid_capacity_kw)
+            except RuntimeError:
+                return None
+            self._lines[endpoint] = line
+        return line
 
     def _freeze(self, tick: int) -> Snapshot:
         meters = self._image.meters
@@ -270,6 +295,11 @@ class Cycle:
         else:
             quality, reason = self._load.quality.value, self._load.reasons[0]
             log.warning("The load status is %s: %s", quality, reason)
+
+
+def _no_line(meter: Meter) -> PollResult:
+    error = "The system refuses a thread for this meter's line; remove meters that are not needed."
+    return PollResult(meter, None, error, "line_error", failed=True, duration_s=0.0)
 
 
 def _load_of(meters: Mapping[str, MeterState], limits: SiteLimits) -> LoadStatus:

@@ -37,7 +37,8 @@ class LinePlan:
 class _Answers:
     """What one attempt to read a meter brought.
 
-    mono_s, unix_ms: when the first reply came. error: why a block is missing.
+    mono_s, unix_ms: when the first block that was answered was asked for. error: why one is
+    missing.
     """
 
     replies: list[tuple[ReadRequest, Sequence[int]]] = field(default_factory=list)
@@ -139,10 +140,11 @@ class LineWorker:
         requests = deque(reader.requests)
         while requests:
             request = requests.popleft()
+            asked = self._clock.mono_s(), self._clock.unix_ms()
             try:
                 words = self._read_block(communication, request)
                 if not answers.replies:
-                    answers.mono_s, answers.unix_ms = self._clock.mono_s(), self._clock.unix_ms()
+                    answers.mono_s, answers.unix_ms = asked
                 answers.replies.append((request, words))
             except Refused as exc:
                 parts = reader.split(request) if exc.code == ILLEGAL_ADDRESS else ()

@@ -60,7 +60,7 @@ def _scale(value: float) -> None:
 
 
 def _host(value: str) -> None:
-    numeric = ":" in value or re.fullmatch(r"[0-9.]+", value)
+    numeric = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9_.-]{1,15})?", value)
     if numeric and _is_address(value):
         return
     if not numeric and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", value):

@@ -217,7 +217,8 @@ class Reading:
     """What a meter said at one moment.
 
     values: quantity name to value in that quantity's unit; a quantity that is absent is unknown.
-    mono_s, unix_ms: when its first reply had arrived, so that no value is older than it says.
+    mono_s, unix_ms: when it was asked for, so that no value is older than it says: a reply may
+    have waited in a buffer while the process stood still.
     hints: why the reading is suspect, one sentence each; empty when it is plausible.
     """
 

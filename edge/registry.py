@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -38,8 +39,9 @@ from edge.model import Meter
 VERSION = 1
 STATE_FILE = "state.json"
 BACKUP_FILE = "state.json.bak"
-LOCK_FILE = "state.lock"
 BROKEN_ENDING = ".broken"
+MAX_METERS = 5000
+"""No site has so many; whoever registers more by mistake shall not fill the disk."""
 SHOWN_WITHIN_S = 10
 """A change shows at the next tick; a caller waits no longer than this for it."""
 
@@ -98,6 +100,9 @@ class Registry:
         Blocks for the write to disk, and until the change shows.
         """
         with self._change_lock:
+            if len(self.meters) >= MAX_METERS:
+                message = f"{MAX_METERS} meters are registered, the most there can be; remove some."
+                raise RequestError(409, "TOO_MANY_METERS", message)
             meter = _parsed(document, _new_id(), self._free_slot())
             self._check_against_others(meter)
             self._store((*self.meters, meter))
@@ -142,7 +147,7 @@ class Registry:
 
     def _check_against_others(self, meter: Meter) -> None:
         for other in self.meters:
-            if other.id != meter.id and other.name.casefold() == meter.name.casefold():
+            if other.id != meter.id and _alike(other.name, meter.name):
                 message = f"a meter named {other.name!r} is registered already as {other.id}"
                 raise RequestError(
                     409,
@@ -267,10 +272,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Make the folder and lock it for this process; the file descriptor that holds the lock."""
+    """Make the folder and lock it for this process; the file descriptor that holds the lock.
+
+    The folder itself is locked, not a file in it, which also works on a disk that turned read-only:
+    meters can then be read still, though not changed.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as exc:
         raise _unusable(folder, exc) from exc
     try:
@@ -367,7 +376,7 @@ def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ..
             faults.extend(_below(f"{place}.registration", exc.faults))
             continue
         for other in meters:
-            if other.id == meter.id or other.name.casefold() == meter.name.casefold():
+            if other.id == meter.id or _alike(other.name, meter.name):
                 faults.append(Fault(place, f"appears twice ({meter.name!r}); delete one of them"))
             elif other.slot == meter.slot:
                 message = f"is that of {other.name!r} too; give another number, 0 or above"
@@ -377,6 +386,15 @@ def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ..
     if faults:
         raise ConfigError(str(file), faults)
     return tuple(meters)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names look the same to a person."""
+    return _looks(one) == _looks(other)
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _below(place: str, faults: Iterable[Fault]) -> list[Fault]:

@@ -184,6 +184,36 @@ def test_lines_are_made_and_stopped_with_the_plan() -> None:
     assert bench.lines["tcp://a.lan:502"].plan.meters == {two}
 
 
+def test_a_line_that_the_system_refuses_a_thread_ends_nothing() -> None:
+    one, two = on_line("1", "a.lan"), on_line("2", "b.lan")
+    bench = Bench()
+    make_line = bench.make_line
+    refused = [True]
+
+    class Refused(StillLine):
+        def start(self) -> None:
+            if refused:
+                raise RuntimeError("can't start new thread")
+
+    def make(meter: Meter) -> StillLine:
+        if meter.line != two.line:
+            return make_line(meter)
+        line = Refused(meter.line, bench.image.put, bench.clock)
+        bench.lines[meter.line] = line
+        return line
+
+    bench.cycle._make_line = make
+    bench.change(one, two)
+    snapshot = bench.step(6)
+    assert snapshot.meters[two.id].status is Status.ERROR
+    assert "refuses a thread" in (snapshot.meters[two.id].last_error or "")
+    assert [line.name for line in snapshot.lines] == [one.line]
+    refused.clear()
+    bench.step(10)
+    assert two in [read.meter for read in bench.lines[two.line].reads]
+    assert bench.lines[two.line].plan.meters == {two}
+
+
 def test_a_serial_line_with_other_settings_is_opened_anew() -> None:
     def meter(baudrate: int) -> Meter:
         communication = {

@@ -12,6 +12,7 @@ import shutil
 import stat
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -109,7 +110,7 @@ def test_only_the_owner_can_read_the_folder_and_what_is_in_it(tmp_path: Path) ->
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
-    assert modes == {"state.json": 0o600, "state.json.bak": 0o600, "state.lock": 0o600}
+    assert modes == {"state.json": 0o600, "state.json.bak": 0o600}
 
 
 def test_the_backup_is_the_generation_before(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_temporary_file_left_behind_does_no_harm(tmp_path: Path) -> None:
         registry.add(a_registration("C"))
     assert names(stored(tmp_path).meters) == ["A", "B", "C"]
     assert {file.name for file in tmp_path.iterdir()} == {
-        "state.json", "state.json.bak", "state.lock",
+        "state.json", "state.json.bak",
     }  # fmt: skip
     assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
 
@@ -311,6 +312,43 @@ def test_a_damaged_file_is_set_aside_and_the_backup_used(tmp_path: Path, content
         registry.add(a_registration("C"))
     assert names(stored(tmp_path).meters) == ["A", "C"]
     assert stored(tmp_path).notices == ()
+
+
+def test_a_disk_that_turned_read_only_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_generations(tmp_path)
+    really_open = os.open
+
+    def read_only(path: Any, flags: int, *mode: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return really_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with a_registry(tmp_path) as registry:
+        assert names(registry.meters) == ["A", "B"]
+        with pytest.raises(StateError, match="Read-only file system"):
+            registry.add(a_registration("C"))
+        assert names(registry.meters) == ["A", "B"]
+
+
+def test_names_that_look_alike_are_one_name(tmp_path: Path) -> None:
+    with a_registry(tmp_path) as registry:
+        registry.add(a_registration(unicodedata.normalize("NFC", "Zähler")))
+        with pytest.raises(RequestError, match="is registered already"):
+            registry.add(a_registration(unicodedata.normalize("NFD", "zähler")))
+
+
+def test_there_is_an_end_to_registering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.registry.MAX_METERS", 2)
+    two_generations(tmp_path)
+    with a_registry(tmp_path) as registry:
+        with pytest.raises(RequestError) as refused:
+            registry.add(a_registration("C"))
+        assert (refused.value.status, refused.value.code) == (409, "TOO_MANY_METERS")
+        registry.remove(registry.meters[0].id)
+        registry.add(a_registration("C"))
 
 
 def test_after_a_damage_there_are_two_whole_copies_again(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +117,17 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def new_site(tmp_path: Path) -> Iterator[Site]:
+    """A site whose cycle has not run yet."""
     site = Site(tmp_path / "state")
     yield site
     site.registry.close()
+
+
+@pytest.fixture
+def site(new_site: Site) -> Site:
+    new_site.step()
+    return new_site
 
 
 def test_the_guides_meter_registers_and_reads_as_written(site: Site) -> None:
@@ -285,6 +294,28 @@ def test_an_answer_is_rendered_once_per_snapshot_and_shared(site: Site) -> None:
     assert site.send("GET", "/api/energy-meters") is not first
 
 
+def test_many_who_ask_at_once_wait_for_one_who_renders(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+    all_ask = threading.Barrier(8)
+
+    def slowly() -> bytes:
+        rendered.append(1)
+        time.sleep(0.05)
+        return b"# metrics"
+
+    def ask() -> bytes:
+        all_ask.wait(timeout=10)
+        return site.send("GET", "/metrics").body
+
+    monkeypatch.setattr(site.cycle.metrics, "text", slowly)
+    with ThreadPoolExecutor(8) as clients:
+        answers = [client.result() for client in [clients.submit(ask) for _ in range(8)]]
+    assert answers == [b"# metrics"] * 8
+    assert len(rendered) == 1
+
+
 def test_a_change_is_never_answered_from_what_was_rendered(site: Site) -> None:
     meter = site.register("a")
     path = f"/api/energy-meters/{meter['id']}"
@@ -293,9 +324,14 @@ def test_a_change_is_never_answered_from_what_was_rendered(site: Site) -> None:
     assert site.ask("GET", path)["data"]["name"] == "b"
 
 
+def test_nothing_is_told_before_the_first_cycle(new_site: Site) -> None:
+    for path in ("/readyz", "/api/energy-meters", "/api/load/status", "/metrics"):
+        assert new_site.ask("GET", path, None, 503)["code"] == "NOT_READY"
+    new_site.step()
+    assert new_site.ask("GET", "/readyz")["data"] == {"status": "ready"}
+
+
 def test_the_service_is_alive_while_its_cycle_runs(site: Site) -> None:
-    assert site.ask("GET", "/readyz", None, 503)["code"] == "NOT_READY"
-    site.step()
     assert site.ask("GET", "/readyz")["data"] == {"status": "ready"}
     assert site.ask("GET", "/healthz")["data"] == {"status": "alive"}
     site.clock.turn(ALIVE_WITHIN_S)
@@ -323,7 +359,7 @@ def test_the_systems_health_tells_meters_lines_and_schedule(site: Site) -> None:
     system = site.ask("GET", "/api/system")["data"]
     assert (system["version"], system["meters"]) == ("1.2.3", {"error": 1})
     assert [line["name"] for line in system["lines"]] == ["tcp://127.0.0.1:502"]
-    assert system["schedule"]["ticks"] == 2
+    assert system["schedule"]["ticks"] == 3
 
 
 def test_the_start_is_told_by_the_clock_of_today(site: Site) -> None:
@@ -333,7 +369,7 @@ def test_the_start_is_told_by_the_clock_of_today(site: Site) -> None:
     site.clock.now_unix_ms = 1_760_956_200_000
     site.step()
     system = site.ask("GET", "/api/system")["data"]
-    assert (system["uptimeSeconds"], system["startedAt"]) == (10.2, "2025-10-20T10:29:49.900Z")
+    assert (system["uptimeSeconds"], system["startedAt"]) == (10.3, "2025-10-20T10:29:49.800Z")
 
 
 def test_metrics_come_in_the_format_that_is_asked_for(site: Site) -> None:

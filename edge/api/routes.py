@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -134,16 +135,14 @@ def show_health(context: Context) -> Response:
 
 
 def show_readiness(context: Context) -> Response:
-    """Say whether answers can be relied on; 503 until the first cycle has run."""
-    if context.snapshot.health.ticks == 0:
-        raise RequestError(503, "NOT_READY", "The service is starting; ask again in a second.")
+    """Say that the first cycle has run; until then, every call is answered with 503."""
     return _answer({"status": "ready"})
 
 
 def show_metrics(context: Context) -> Response:
     """Give all metrics in the Prometheus text format, or OpenMetrics where it is asked for."""
     metrics = context.service.metrics
-    if "application/openmetrics-text" in context.request.headers.get("accept", ""):
+    if _wants_openmetrics(context.request):
         return Response(200, metrics.openmetrics(), OPENMETRICS_TYPE)
     return Response(200, metrics.text(), TEXT_TYPE)
 
@@ -168,8 +167,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/system", show_system, "the service's own health", shared=True),
     Route("GET", "/healthz", show_health, "liveness"),
     Route("GET", "/readyz", show_readiness, "readiness"),
-    Route("GET", "/metrics", show_metrics, "Prometheus and OpenMetrics"),
+    Route("GET", "/metrics", show_metrics, "Prometheus and OpenMetrics", shared=True),
 )
+
+
+_SharedKey = tuple[str, bool]
+_Shared = tuple[Snapshot, dict[_SharedKey, Response]]
 
 
 class Api:
@@ -177,7 +180,8 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._shared: tuple[Snapshot, dict[str, Response]] = (service.snapshot(), {})
+        self._shared: _Shared = (service.snapshot(), {})
+        self._render_lock = threading.Lock()
 
     def handle(self, request: Request) -> Response:
         """Answer a request; every error of the project becomes the API's failure shape."""
@@ -190,6 +194,8 @@ class Api:
 
     def _answer(self, request: Request) -> Response:
         snapshot = self._service.snapshot()
+        if snapshot.health.ticks == 0:
+            raise RequestError(503, "NOT_READY", "The service is starting; ask again in a second.")
         age_s = self._service.clock.mono_s() - snapshot.mono_s
         if age_s > ALIVE_WITHIN_S:
             raise RequestError(
@@ -197,23 +203,41 @@ class Api:
                 "NOT_ALIVE",
                 f"The control cycle last ran {age_s:.0f} s ago; restart the service if it stays.",
             )
-        shared = self._shared
-        if shared[0] is not snapshot:
-            # Threads may race here; the worst that comes of it is an answer rendered twice.
-            shared = self._shared = (snapshot, {})
-        if request.method == "GET" and (ready := shared[1].get(request.path)) is not None:
+        ready = self._ready(snapshot, request)
+        if ready is not None:
             return ready
         route, path = _find(request)
-        response = route.answer(Context(self._service, request, snapshot, path))
-        if route.shared:
-            shared[1][request.path] = response
+        context = Context(self._service, request, snapshot, path)
+        if not route.shared:
+            return route.answer(context)
+        # One thread renders and the others wait for it: sixty at once would starve the cycle.
+        with self._render_lock:
+            response = self._ready(snapshot, request) or route.answer(context)
+            if self._shared[0] is not snapshot:
+                self._shared = (snapshot, {})
+            self._shared[1][_shared_key(request)] = response
         return response
+
+    def _ready(self, snapshot: Snapshot, request: Request) -> Response | None:
+        """What was rendered of this snapshot for the same request, if anything."""
+        of, responses = self._shared
+        if of is not snapshot or request.method != "GET":
+            return None
+        return responses.get(_shared_key(request))
 
 
 def refusal(error: RequestError) -> Response:
     """Put an error into the API's failure shape."""
     body = render.dump(render.failure(str(error), error.code, error.faults))
     return Response(error.status, body, headers=error.headers)
+
+
+def _shared_key(request: Request) -> _SharedKey:
+    return request.path, _wants_openmetrics(request)
+
+
+def _wants_openmetrics(request: Request) -> bool:
+    return "application/openmetrics-text" in request.headers.get("accept", "")
 
 
 def _find(request: Request) -> tuple[Route, Mapping[str, str]]:
