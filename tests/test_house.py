@@ -53,6 +53,7 @@ TESTED_BY = {
     "clock": "cycle",
     "__main__": "main",
     "api/__init__": "routes",
+    "api/connections": "server",
     "api/http1": "server",
     "drivers/__init__": "modbus",
 }

@@ -500,7 +500,8 @@ def test_only_tcp_devices_may_have_a_unit_id_beyond_the_serial_ones(unit_id: int
     "host",
     [
         "192.168.1.150:502", "http://meter", "modbus://10.0.0.1", "192.168.1", "192.168.1.300",
-        "192.168.001.5", "10.0.0.1 ", "[::1]", "a b", "-meter", "meter/1", "fe80::xyz", "fe80::1%", "fe80::1%\ud800", "fe80::1%eth0\n", "::1%" + "x" * 16, "ä.de",
+        "192.168.001.5", "10.0.0.1 ", "[::1]", "a b", "-meter", "meter/1", "fe80::xyz",
+        "fe80::1%", "fe80::1%\ud800", "fe80::1%eth0\n", "::1%" + "x" * 16, "ä.de",
     ],
 )  # fmt: skip
 def test_a_host_is_a_bare_name_or_address(host: str) -> None:

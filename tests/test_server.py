@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.api import Request, Response
+from edge.api.connections import Doing, Gone
 from edge.api.http1 import (
     MAX_BODY_BYTES,
     MAX_FIELDS,
@@ -34,7 +35,7 @@ from edge.api.http1 import (
     refuse_foreign,
     response_bytes,
 )
-from edge.api.server import ApiServer, _Gone
+from edge.api.server import ApiServer
 from edge.errors import ConfigError, RequestError
 from tests.peers import free_port, wait_until
 
@@ -487,7 +488,9 @@ def hold(routes: Routes) -> tuple[threading.Semaphore, threading.Event]:
 def wait_idle(server: ApiServer, count: int) -> None:
     """Wait until so many are known to be between requests; that follows their answers closely."""
     connections = server.connections._open
-    wait_until(lambda: sum(not one.in_request for one in connections.copy()) == count)
+    wait_until(
+        lambda: [doing for doing, _ in connections.copy().values()].count(Doing.IDLE) == count
+    )
 
 
 HOLD = GET.replace(b"/ ", b"/hold ")
@@ -538,19 +541,65 @@ def test_a_request_of_who_was_cut_off_is_not_handled(serve: Serve) -> None:
         (connection,) = server.connections._open
         with Client(server.port) as second:
             assert second.ask(GET)[0] == 200
-            with pytest.raises(_Gone):
-                server.connections.begin(connection)
+            with pytest.raises(Gone):
+                server.connections.note(connection, Doing.ANSWERING)
 
 
 def test_unfinished_requests_can_not_lock_others_out(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.api.server._UNFINISHED_S", 0.1)
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 0.1)
     server, _ = serve(max_connections=2)
     with Client(server.port) as silent, Client(server.port) as half:
         half.send(GET[:10])
         wait_until(lambda: can_ask(server), what="room for another client")
         assert silent.is_closed()
+
+
+def test_slow_readers_can_not_lock_others_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 0.1)
+    server, routes = serve(max_connections=2)
+    held, release = hold(routes)
+    with Client(server.port) as busy, Client(server.port) as deaf:
+        busy.send(HOLD)
+        assert held.acquire(timeout=5)
+        deaf.send(GET.replace(b"/ ", b"/big "))
+        wait_until(lambda: can_ask(server), what="room for another client")
+        with pytest.raises(ConnectionResetError):  # what is left of the answer is given up
+            deaf.file.read()
+        release.set()
+        assert busy.read()[2] == b"held"
+
+
+def test_who_idles_makes_room_before_a_slow_reader(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 0.0)
+    server, _ = serve(max_connections=2)
+    with Client(server.port) as slow, Client(server.port) as idle:
+        slow.send(GET.replace(b"/ ", b"/big "))
+        assert slow.file.peek(1)  # its answer is on the way
+        assert idle.ask(GET)[0] == 200
+        wait_idle(server, 1)
+        assert can_ask(server)
+        assert idle.is_closed()
+        assert len(slow.read()[2]) == len(BIG)
+
+
+def test_who_has_only_just_begun_makes_no_room(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 60.0)
+    server, _ = serve(max_connections=2)
+    with Client(server.port) as half, Client(server.port) as slow:
+        half.send(GET[:10])
+        slow.send(GET.replace(b"/ ", b"/big "))
+        assert slow.file.peek(1)  # its answer is on the way
+        assert not can_ask(server)
+        assert half.ask(GET[10:])[0] == 200
+        assert len(slow.read()[2]) == len(BIG)
 
 
 def can_ask(server: ApiServer) -> bool:
@@ -670,6 +719,25 @@ def test_an_os_error_of_a_handler_is_a_bug_and_not_a_lost_client(
     wait_until(lambda: raised, what="the excepthook")
 
 
+def test_a_bug_is_raised_though_its_client_is_gone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    server, routes = serve()
+
+    def fail() -> Response:
+        for connection in server.connections._open:
+            connection.cut()
+        raise KeyError
+
+    routes.paths["/bug"] = fail
+    with Client(server.port) as client:
+        client.send(GET.replace(b"/ ", b"/bug "))
+        assert client.is_closed()
+    wait_until(lambda: raised, what="the excepthook")
+
+
 def test_requests_are_logged_at_debug_without_values(
     serve: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -755,6 +823,21 @@ def test_close_lets_answers_under_way_end_and_closes_the_others(serve: Serve) ->
         release.set()
         status, headers, body = busy.read()
         assert (status, headers["Connection"], body) == (200, "close", b"held")
+        closing.join(5)
+        assert not closing.is_alive()
+
+
+def test_close_lets_an_answer_be_read_to_its_end(serve: Serve) -> None:
+    server, _ = serve()
+    with Client(server.port) as client:
+        client.send(GET.replace(b"/ ", b"/big "))
+        assert client.file.peek(1)
+        closing = threading.Thread(target=server.close, args=(time.monotonic() + 5,))
+        closing.start()
+        wait_until(lambda: server.connections.closing)
+        closing.join(0.05)
+        assert closing.is_alive()
+        assert len(client.read()[2]) == len(BIG)
         closing.join(5)
         assert not closing.is_alive()
 

@@ -30,6 +30,7 @@ from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
 from edge.api import Request, Response
+from edge.api.connections import Connections, Doing, Gone
 from edge.api.http1 import (
     BEGINNING,
     HEAD_END,
@@ -49,92 +50,14 @@ from edge.errors import ConfigError, Fault, RequestError
 _RECEIVE_BYTES = 16 * 1024
 _LINGER_S = 1.0
 """How long a client may take to read a last answer before its connection is closed."""
-_UNFINISHED_S = 1.0
-"""A request unfinished for longer than this may have to make room for another client."""
 _TURNED_AWAY = 16
 """Connections refused for lack of room that are kept open until their clients have read so."""
 
 _log = logging.getLogger("edge.api")
 
 
-class _Gone(Exception):
-    """The connection is over; nobody is left to answer."""
-
-
-class _Connections:
-    """The open connections: at most `capacity`; decides who makes room for a newcomer."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._open: set[_Connection] = set()
-        self.closing = False
-        self._changed = threading.Condition()
-
-    def admit(self, newcomer: _Connection) -> tuple[bool, _Connection | None]:
-        """Take a newcomer in. Gives whether there was room, and who has to be cut off for it."""
-        evicted = None
-        with self._changed:
-            if len(self._open) >= self._capacity:
-                evicted = self._dispensable()
-                if evicted is not None:
-                    self._open.remove(evicted)
-            admitted = len(self._open) < self._capacity and not self.closing
-            if admitted:
-                self._open.add(newcomer)
-        return admitted, evicted
-
-    def _dispensable(self) -> _Connection | None:
-        """Find who idles between requests the longest, or else is the slowest to send one."""
-        now_s = time.monotonic()
-        waiting = [
-            (connection.in_request, connection.waiting_since_s, connection)
-            for connection in self._open
-            if connection.waiting_since_s is not None
-            and not (connection.in_request and now_s - connection.waiting_since_s < _UNFINISHED_S)
-        ]
-        return min(waiting, key=lambda entry: entry[:2])[2] if waiting else None
-
-    def begin(self, connection: _Connection) -> None:
-        """Note that its request is whole and will be answered. Raises _Gone if it was cut off."""
-        with self._changed:
-            if self.closing or connection not in self._open:
-                raise _Gone
-            connection.waiting_since_s = None
-
-    def rest(self, connection: _Connection) -> None:
-        """Note that it waits for its client again. Raises _Gone when none is wanted any more."""
-        with self._changed:
-            connection.waiting_since_s, connection.in_request = time.monotonic(), False
-            if self.closing:
-                raise _Gone
-
-    def leave(self, connection: _Connection) -> None:
-        """Note that it is over."""
-        with self._changed:
-            self._open.discard(connection)
-            self._changed.notify_all()
-
-    def close(self, deadline_s: float) -> None:
-        """Cut off who waits at once, and the others after their answer or at deadline_s."""
-        with self._changed:
-            self.closing = True
-            waiting = [one for one in self._open if one.waiting_since_s is not None]
-        for connection in waiting:
-            connection.cut()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open, max(0.0, deadline_s - time.monotonic()))
-            remaining = list(self._open)
-        for connection in remaining:
-            connection.cut()
-
-
 class _Connection:
-    """One client, served by one thread from its first byte to its last answer.
-
-    `waiting_since_s` (monotonic, s) is None while an answer is being made; otherwise only the
-    client can move things on. `in_request`: it has begun to send a request, or is new and so has
-    come to send one. Both are written by the connection's thread; others only compare them.
-    """
+    """One client, served by one thread from its first byte to its last answer."""
 
     def __init__(self, server: ApiServer, client: socket.socket, peer: str) -> None:
         self._server = server
@@ -142,8 +65,6 @@ class _Connection:
         self._peer = peer
         self._received = bytearray()
         self._deadline_s = 0.0
-        self.waiting_since_s: float | None = time.monotonic()
-        self.in_request = True
 
     def serve(self) -> None:
         """Answer the client's requests in order until one side ends it. Blocks; own thread.
@@ -153,9 +74,9 @@ class _Connection:
         """
         try:
             while self._exchange():
-                self._server.connections.rest(self)
+                self._server.connections.note(self, Doing.IDLE)
             self._linger()
-        except _Gone:
+        except Gone:
             pass
         finally:
             self._server.connections.leave(self)
@@ -176,14 +97,14 @@ class _Connection:
             # A refusal before the body was read cannot go on: the body would be the next request.
             keep_alive = head.keep_alive and not head.body_bytes
             request = self._receive_body(head)
-            server.connections.begin(self)
+            server.connections.note(self, Doing.ANSWERING)
             response = server.handle(request)
             keep_alive = head.keep_alive and not server.connections.closing
             answer = response_bytes(response, head, keep_alive=keep_alive)
         except RequestError as refusal:
             response = server.refuse(refusal)
             answer = response_bytes(response, head, keep_alive=keep_alive)
-        except _Gone:
+        except Gone:
             raise
         except Exception:
             error = RequestError(
@@ -191,9 +112,10 @@ class _Connection:
                 "INTERNAL_ERROR",
                 "The service failed over this request and restarts; see its log.",
             )
-            self._send(response_bytes(server.refuse(error), head, keep_alive=False))
+            with suppress(Gone):  # who left does not take the bug along
+                self._answer(response_bytes(server.refuse(error), head, keep_alive=False))
             raise
-        self._send(answer)
+        self._answer(answer)
         if _log.isEnabledFor(logging.DEBUG):
             what = f"{head.request.method} {head.request.path!r}" if head else "no request"
             busy_ms = (time.monotonic() - began_s) * 1000
@@ -207,10 +129,10 @@ class _Connection:
             self._deadline_s = time.monotonic() + server.idle_timeout_s
             try:
                 if not self._receive():
-                    raise _Gone
+                    raise Gone
             except TimeoutError:
-                raise _Gone from None
-        self.waiting_since_s, self.in_request = time.monotonic(), True
+                raise Gone from None
+        server.connections.note(self, Doing.RECEIVING)
         self._deadline_s = time.monotonic() + server.request_timeout_s
         searched = 0
         line_unchecked = True
@@ -266,7 +188,7 @@ class _Connection:
         raise bad_request("The request was cut short")
 
     def _receive(self) -> bool:
-        """Receive what is there; False at the end of the input. Raises TimeoutError, _Gone.
+        """Receive what is there; False at the end of the input. Raises TimeoutError, Gone.
 
         Waits until the deadline of the request as a whole, however many bytes trickle in.
         """
@@ -279,31 +201,33 @@ class _Connection:
         except TimeoutError:
             raise
         except OSError:
-            raise _Gone from None
+            raise Gone from None
         self._received += received
         return bool(received)
 
+    def _answer(self, data: bytes) -> None:
+        """Send an answer. Raises Gone as `_send` does, or if the connection was cut off."""
+        self._server.connections.note(self, Doing.SENDING)
+        self._send(data)
+
     def _send(self, data: bytes) -> None:
-        """Send all of it. Raises _Gone if the client went, or has not read it in time."""
+        """Send all of it. Raises Gone if the client went, or has not read it in time."""
+        client = self._socket
         try:
-            self._socket.settimeout(self._server.send_timeout_s)
-            self._socket.sendall(data)  # the time-out is for all of it, not for each send
-        except TimeoutError:
+            client.settimeout(self._server.send_timeout_s)
+            client.sendall(data)  # the time-out is for all of it, not for each send
+        except OSError:
             # Reset it, or the system would go on offering what is left to who does not read.
             with suppress(OSError):
-                self._socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
-            raise _Gone from None
-        except OSError:
-            raise _Gone from None
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise Gone from None
 
     def _linger(self) -> None:
         """Let the client read the last answer: closing over unread input would reset it away.
 
         Source: RFC 9112, 9.6.
         """
-        self._server.connections.rest(self)
+        self._server.connections.note(self, Doing.IDLE)
         self._deadline_s = time.monotonic() + _LINGER_S
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -373,7 +297,8 @@ class ApiServer:
     with 500 and then raised from the thread. refuse: makes the answer for what the shell refuses
     by itself, and carries the error's headers over; may be called from any of the server's threads.
     host: name or address to bind to. port: 0 for a free one. max_connections: clients at a time;
-    beyond it who idles the longest makes room, and when nobody does a newcomer gets 503.
+    beyond it who idles the longest makes room, or else who is slow to send a request or to take an
+    answer; when nobody does a newcomer gets 503.
     authorize: the one place for tokens; sees each request before its body is read (the body is
     empty) and raises RequestError 401 to refuse it. request_timeout_s: for a whole request to
     arrive. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken.
@@ -402,7 +327,7 @@ class ApiServer:
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.send_timeout_s = send_timeout_s
-        self.connections = _Connections(max_connections)
+        self.connections = Connections(max_connections)
         self._numbers = itertools.count(1)
         self._listener: _Listener | None = None
 
@@ -458,10 +383,7 @@ class ApiServer:
     def _admit(self, client: socket.socket, peer: str) -> bytes | None:
         """Give a new client its thread, or the answer that there is no room. Never blocks."""
         connection = _Connection(self, client, peer)
-        admitted, evicted = self.connections.admit(connection)
-        if evicted is not None:
-            evicted.cut()
-        if admitted:
+        if self.connections.admit(connection):
             name = f"http-{next(self._numbers)}"
             try:
                 threading.Thread(target=connection.serve, name=name, daemon=True).start()
