@@ -22,6 +22,7 @@ _CHECKOUT_CONFIG = Path(__file__).resolve().parent.parent / "config" / "edge.tom
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    _open_standard_files()
     purposes = "\n".join(f"  {name:10}{purpose}" for name, (purpose, _) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dlm-edge",
@@ -46,13 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _open_standard_files() -> None:
+    """Open what the caller left closed of 0, 1 and 2, lest a socket gets the log's number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is fd
+
+
 # --- Commands: each gets its parser, to declare its flags, and its arguments ----------------------
 # Each imports what it needs by itself, so that none waits for another's imports.
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the service is there to be stopped
-        signal.signal(number, lambda _number, _frame: sys.exit(0))
+    # Until the service is there to be stopped. Not sys.exit: what runs meanwhile, such as an
+    # import, may take the exception for a failure of its own and go on.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _add_config_flags(parser)
     parser.add_argument("--host", help="address to listen on")
@@ -70,6 +82,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         if args.demo and args.state_dir is None:
             import tempfile
 
+            # A signal before the service runs, or a bug, leaves it behind.
             folder = tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
             args.state_dir = stack.enter_context(folder)
         run_service(_load(args), lambda: _load(args), demo=args.demo)

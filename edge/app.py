@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from edge import __version__
 from edge.api.routes import Api, Service, refusal
@@ -29,7 +28,7 @@ from edge.clock import Clock
 from edge.config import Config, changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
 from edge.drivers import DRIVERS, make_driver
-from edge.errors import ConfigError, DlmError
+from edge.errors import ConfigError, DlmError, StateError
 from edge.image import ProcessImage
 from edge.line import LineWorker
 from edge.logs import Log
@@ -39,6 +38,12 @@ from edge.registry import Registry
 log = logging.getLogger("edge.app")
 
 STOP_WITHIN_S = 3.0
+STACK_BYTES = 2 * 1024 * 1024
+"""Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
+8 MiB are used up by some 350 threads; and JSON that is nested as deeply as Python 3.13 takes it,
+which needs 1.3 MiB, shall not overflow the stack of who parses it."""
+SPARE_FILES = 32
+"""Open files beside lines and clients: the log, state files, the folder's lock, the listener."""
 
 
 class App:
@@ -65,25 +70,49 @@ class App:
         registrations: meters to register, or to update where their name is known.
         Raises ConfigError or StateError when the service cannot start.
         """
-        threading.excepthook = self._end_process
+        threading.excepthook = self._end_on_bug
         self._watch_signals()
         with ExitStack() as stack:
             self._log.start()
             stack.callback(self._log.stop)
-            self._registry.open()
             stack.callback(self._registry.close)
-            for notice in self._registry.notices:
-                log.error("%s", notice)
-            self._take_over(self._registry.meters)
-            server = self._make_server()
-            server.start()
-            log.info("Listening on http://%s:%d", self._config.api.host, server.port)
-            if registrations:
-                self._start_thread("register", self._register_all, registrations)
-            self._cycle.run()
-            log.info("Stopping")
-            server.close(time.monotonic() + STOP_WITHIN_S / 2)
-            self._cycle.close_lines(STOP_WITHIN_S / 2)
+            try:
+                self._serve(registrations)
+            except (ConfigError, StateError):
+                raise
+            except Exception as exc:  # noqa: BLE001  it ends the process
+                self._end_process("main", exc)
+
+    def _serve(self, registrations: Sequence[Mapping[str, Any]]) -> None:
+        self._registry.open()
+        for notice in self._registry.notices:
+            log.error("%s", notice)
+        self._allow_files()
+        self._take_over(self._registry.meters)
+        server = self._make_server()
+        server.start()
+        log.info("Listening on http://%s:%d", self._config.api.host, server.port)
+        if registrations:
+            self._start_thread("register", self._register_all, registrations)
+        self._cycle.run()
+        log.info("Stopping")
+        server.close(time.monotonic() + STOP_WITHIN_S / 2)
+        self._cycle.close_lines(STOP_WITHIN_S / 2)
+
+    def _allow_files(self) -> None:
+        """Raise the soft limit of open files as far as may be; say when that is too little."""
+        lines = {meter.communication.endpoint for meter in self._registry.meters}
+        needed = len(lines) + self._config.api.max_connections + SPARE_FILES
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        with suppress(ValueError, OSError):  # a system may have a limit above this one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            log.warning(
+                "Only %d files may be open, but %d lines and %d clients need %d; raise "
+                "LimitNOFILE= of the unit, or `ulimit -n`.",
+                soft, len(lines), self._config.api.max_connections, needed,
+            )  # fmt: skip
 
     def _make_server(self) -> ApiServer:
         config = self._config
@@ -157,14 +186,20 @@ class App:
             self._cycle.change_limits(_limits(config))
             log.info("The configuration was reloaded")
 
-    def _end_process(self, args: threading.ExceptHookArgs) -> None:
-        """A bug in any thread ends the process, with its traceback; systemd starts it again."""
-        name = args.thread.name if args.thread is not None else "?"
-        print(f"Bug in thread {name}:", file=sys.stderr)
-        traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
-        sys.stderr.flush()
-        self._log.stop()
-        os._exit(1)
+    def _end_on_bug(self, args: threading.ExceptHookArgs) -> None:
+        self._end_process(args.thread.name if args.thread is not None else "?", args.exc_value)
+
+    def _end_process(self, thread: str, bug: BaseException | None) -> NoReturn:
+        """A bug in any thread ends the process, with its traceback; systemd starts it again.
+
+        Only the log writes: standard error may be gone, full or stuck, and nothing that is done
+        with it may keep old values from ending with the process.
+        """
+        try:
+            log.critical("Bug in thread %s:", thread, exc_info=bug)
+            self._log.stop()
+        finally:
+            os._exit(1)
 
 
 def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool) -> None:
@@ -173,6 +208,7 @@ def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool
     demo: serve a simulated site too, and register its meters.
     Raises ConfigError or StateError when the service cannot start.
     """
+    threading.stack_size(STACK_BYTES)
     if not demo:
         App(config, load_config).run()
         return

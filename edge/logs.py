@@ -39,13 +39,19 @@ class Log(logging.Handler):
         self._thread.start()
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Write what is queued and end the thread; what nobody has taken by timeout_s is lost."""
+        """Write what is queued and end the thread; what nobody has taken by timeout_s is lost.
+
+        On the log's own thread, which only a bug in it brings here, another one writes the rest.
+        """
         logging.getLogger().removeHandler(self)
         deadline_s = time.monotonic() + timeout_s
         with suppress(queue.Full):
             self._lines.put(None, timeout=timeout_s)
-            if self._thread is not threading.current_thread():
-                self._thread.join(max(0.0, deadline_s - time.monotonic()))
+            writer = self._thread
+            if writer is threading.current_thread():
+                writer = threading.Thread(target=self._write_lines, name="log", daemon=True)
+                writer.start()
+            writer.join(max(0.0, deadline_s - time.monotonic()))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record as text; never blocks."""

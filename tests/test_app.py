@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import select
@@ -9,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,14 +232,20 @@ def test_an_idle_service_ends_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - began_s < 1.5
 
 
-STEPS_OF_THE_START = {
-    "the imports": "import builtins\n"
+IMPORTING = (
+    "import builtins\n"
     "real_import = builtins.__import__\n"
     "def importing(name, *rest):\n"
     "    if name == 'edge.app':\n"
-    "        send()\n"
+    "        {then}\n"
     "    return real_import(name, *rest)\n"
-    "builtins.__import__ = importing",
+    "builtins.__import__ = importing"
+)
+STEPS_OF_THE_START = {
+    "the imports": IMPORTING.format(then="send()"),
+    "an import that takes every exception for its own": IMPORTING.format(
+        then="\n        ".join(("try:", "    send()", "except BaseException:", "    pass"))
+    ),
     "the state": "import edge.registry\nbefore(edge.registry.Registry, 'open')",
     "the port": "import edge.api.server\nbefore(edge.api.server.ApiServer, 'start')",
     "the cycle": "import edge.cycle\nbefore(edge.cycle.Cycle, 'run')",
@@ -265,18 +272,28 @@ def test_a_signal_during_the_start_ends_it_too(
     assert "Traceback" not in service.log
 
 
-def test_it_ends_though_nobody_takes_its_log(tmp_path: Path) -> None:
-    prelude = (
-        "import os\n"
-        "reader, writer = os.pipe()\n"
-        "os.set_blocking(writer, False)\n"
-        "try:\n"
-        "    while True:\n"
-        "        os.write(writer, bytes(4096))\n"
-        "except BlockingIOError:\n"
-        "    os.set_blocking(writer, True)\n"
-        "os.dup2(writer, 2)\n"
-    )
+UNHEARD = {
+    "a stuck pipe": "import os\n"
+    "reader, writer = os.pipe()\n"
+    "os.set_blocking(writer, False)\n"
+    "try:\n"
+    "    while True:\n"
+    "        os.write(writer, bytes(4096))\n"
+    "except BlockingIOError:\n"
+    "    os.set_blocking(writer, True)\n"
+    "os.dup2(writer, 2)\n",
+    "a broken pipe": "import os\n"
+    "reader, writer = os.pipe()\n"
+    "os.close(reader)\n"
+    "os.dup2(writer, 2)\n",
+    "a full disk": "import os\nos.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n",
+    "closed": "import os\nos.close(2)\n",
+}
+"""What standard error is → Python that makes it so."""
+
+
+def start_unheard(tmp_path: Path, prelude: str) -> Service:
+    """Start a service whose log does not say its port."""
     port = free_port()
     service = Service(tmp_path, arguments=("--port", str(port)), prelude=prelude).launch()
     service.port = port
@@ -288,6 +305,12 @@ def test_it_ends_though_nobody_takes_its_log(tmp_path: Path) -> None:
             return False
 
     service.wait_until(ready, "ready")
+    return service
+
+
+@pytest.mark.parametrize("stderr", UNHEARD)
+def test_it_ends_though_nobody_takes_its_log(tmp_path: Path, stderr: str) -> None:
+    service = start_unheard(tmp_path, UNHEARD[stderr])
     service.register(a_registration("A"))
     began_s = time.monotonic()
     assert service.stop() == 0
@@ -442,8 +465,22 @@ def test_a_bug_in_any_thread_ends_the_process_with_its_traceback(
         assert service.exit_code() == 1
         assert service.log.count("ZeroDivisionError: division by zero") == 1
         assert "Traceback (most recent call last):" in service.log
-        if thread != "main":
-            assert re.search(rf"^Bug in thread {thread}\b", service.log, re.MULTILINE)
+        assert messages(service, rf"^Bug in thread {thread}\b")
+
+
+@pytest.mark.parametrize("stderr", UNHEARD)
+@pytest.mark.parametrize("thread", ["line", "main"])
+def test_a_bug_ends_the_process_though_nobody_hears_of_it(
+    tmp_path: Path, thread: str, stderr: str
+) -> None:
+    with a_silent_peer() as port:
+        service = start_unheard(tmp_path, UNHEARD[stderr] + BUGS[thread])
+        try:
+            with suppress(OSError):
+                service.request("POST", METERS, silent(port))
+            assert service.exit_code(timeout_s=5) == 1
+        finally:
+            service.kill()
 
 
 def test_the_log_up_to_a_bug_is_kept(tmp_path: Path) -> None:
@@ -457,6 +494,58 @@ def test_the_log_up_to_a_bug_is_kept(tmp_path: Path) -> None:
             service.request("POST", METERS, silent(port))
         assert service.exit_code() == 1
         assert messages(service, "Registered meter"), service.log
+
+
+# --- What the system gives ------------------------------------------------------------------------
+
+
+def _limit_of_files(soft: int, hard: int) -> str:
+    return f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+
+
+def test_too_few_open_files_are_said_once_at_the_start(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        service.register(a_registration("A"))
+        assert service.stop() == 0
+    with Service(tmp_path, prelude=_limit_of_files(60, 96)) as few:
+        assert messages(few, "files may be open") == [
+            "Only 96 files may be open, but 1 lines and 64 clients need 97; raise LimitNOFILE= of "
+            "the unit, or `ulimit -n`."
+        ]
+
+
+def test_the_limit_of_open_files_is_raised_where_it_may_be(tmp_path: Path) -> None:
+    with Service(tmp_path, prelude=_limit_of_files(60, 200)) as service:
+        limits = Path(f"/proc/{service.process.pid}/limits").read_text()
+        assert re.search(r"^Max open files +200 +200 ", limits, re.MULTILINE)
+        assert messages(service, "files may be open") == []
+
+
+def test_every_thread_has_a_small_stack(tmp_path: Path) -> None:
+    prelude = (
+        "import threading\n"
+        "start = threading.Thread.start\n"
+        "def checked(self):\n"
+        "    size = threading.stack_size()  # which sets it to the default\n"
+        "    threading.stack_size(size)\n"
+        "    assert 0 < size <= 2 * 1024 * 1024\n"
+        "    start(self)\n"
+        "threading.Thread.start = checked\n"
+    )
+    with Service(tmp_path, arguments=("--demo",), prelude=prelude) as service:
+        wait_online(service)
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_deep_nesting_does_not_overflow_the_small_stack(tmp_path: Path, opening: str) -> None:
+    body = opening * (60_000 // len(opening))
+    with Service(tmp_path) as service:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=15)
+        with closing(connection):
+            connection.request("POST", METERS, body, {"Content-Type": "application/json"})
+            assert connection.getresponse().status == 400
+        assert service.stop() == 0
 
 
 # --- Logging a change of state once ---------------------------------------------------------------

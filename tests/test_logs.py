@@ -151,6 +151,29 @@ def test_a_log_that_cannot_be_written_to_ends_nothing() -> None:
     assert not written._thread.is_alive()
 
 
+def test_what_is_queued_is_written_though_the_logs_own_thread_has_a_bug(
+    file: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Log("info", file[1])
+
+    def end(args: threading.ExceptHookArgs) -> None:
+        log.critical("Bug", exc_info=args.exc_value)
+        written.stop()
+
+    write = written._write
+
+    def write_with_a_bug(_line: str) -> None:
+        monkeypatch.setattr(written, "_write", write)
+        raise RuntimeError("broken wire")
+
+    monkeypatch.setattr(threading, "excepthook", end)
+    monkeypatch.setattr(written, "_write", write_with_a_bug)
+    written.start()
+    log.info("lost")
+    written._thread.join(5)
+    assert file[0].read_text().endswith("RuntimeError: broken wire\n")
+
+
 def _read_all(fd: int, into: bytearray) -> None:
     """Read lines until the `line <last number>` one, and the one that tells of the drops."""
     end = f"line {QUEUE_LINES - 1}\n".encode()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from edge import __version__
 from edge.__main__ import COMMANDS, main
 from tests.building import a_registration
+from tests.peers import free_port, wait_until
 from tests.service import ROOT, Service
 
 
@@ -128,6 +131,29 @@ def test_no_command_waits_for_imports_of_another(
         check=True,
     )
     assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["-m edge", "-c 'from edge.__main__ import main; main()'"])
+def test_no_socket_gets_the_number_of_a_standard_file_that_was_closed(
+    tmp_path: Path, command: str
+) -> None:
+    port = free_port()
+    arguments = f"run --state-dir {tmp_path} --port {port}"
+    program = f"exec {sys.executable} {command} {arguments} <&- >&- 2>&-"
+    process = subprocess.Popen(["/bin/sh", "-c", program], cwd=ROOT)
+    try:
+        wait_until(lambda: _answers(port), timeout_s=10, what="answering")
+        fds = Path(f"/proc/{process.pid}/fd")
+        assert [str((fds / str(fd)).readlink()) for fd in range(3)] == [os.devnull] * 3
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 # --- check ----------------------------------------------------------------------------------------
