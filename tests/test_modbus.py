@@ -12,8 +12,10 @@ import os
 import pty
 import random
 import re
+import resource
 import select
 import socket
+import stat
 import struct
 import termios
 import threading
@@ -793,21 +795,87 @@ def serial_endpoint(path: str, **settings: Any) -> Endpoint:
     return Endpoint("rtu", serial_port=path, **given)
 
 
-def test_a_serial_port_that_cannot_be_opened_is_a_line_error(tmp_path: Path) -> None:
+def test_what_is_no_serial_port_is_told_in_one_way_and_never_opened(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, why in (
-        (str(tmp_path / "ttyUSB0"), "No such file or directory"),
-        (str(tmp_path), "Is a directory"),
-        (str(tmp_path / "file"), "Inappropriate ioctl for device"),
-        ("/dev/null", "Inappropriate ioctl for device"),
-        ("nul\0byte", "embedded null byte"),
-    ):
-        with pytest.raises(LineError) as caught:
-            make_driver("modbus", serial_endpoint(path)).open(PATIENT_S)
+    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    files = [str(tmp_path / name) for name in ("ttyUSB0", ".", "file", "file/x", "link", "loop")]
+    devices = ["/dev/null", "/dev/tty", "/dev/ptmx", "/dev/console", "/dev/tty0", "/dev/watchdog"]
+    for path in (*files, str(tmp_path / "fifo"), *devices, "nul\0byte", "\ud800"):
+        driver = make_driver("modbus", serial_endpoint(path))
+        with (
+            mock.patch.object(os, "open", side_effect=AssertionError("opened")),
+            pytest.raises(LineError) as caught,
+        ):
+            driver.open(PATIENT_S)
         assert str(caught.value) == (
-            f"Serial port {path} cannot be opened ({why}); check the adapter and that nothing "
-            "else uses it."
+            f"Serial port {path} is not there or is no serial port; check the adapter and "
+            "serialPort."
         )
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "subsystem", "is_one"),
+    [
+        (4, 64, "tty", True),  # ttyS0
+        (4, 63, "tty", False),  # a virtual terminal
+        (4, 0, "tty", False),
+        (5, 1, "tty", False),  # the console
+        (5, 64, "tty", False),
+        (188, 0, "tty", True),  # ttyUSB0
+        (204, 64, "tty", True),  # ttyAMA0
+        (204, 64, "notty", False),
+        (10, 130, "misc", False),  # the watchdog
+        (135, 0, None, False),
+        (136, 0, None, True),  # a pseudo-terminal
+        (143, 9, None, True),
+        (144, 0, None, False),
+    ],
+)
+def test_a_serial_port_is_known_by_its_numbers(
+    major: int, minor: int, subsystem: str | None, is_one: bool
+) -> None:
+    for kind in (stat.S_IFCHR, stat.S_IFBLK):
+        status = SimpleNamespace(st_mode=kind | 0o660, st_rdev=os.makedev(major, minor))
+        link = f"/sys/dev/char/{major}:{minor}/subsystem"
+        links = {Path(link): Path(f"/sys/class/{subsystem}" if subsystem else link)}
+        with (
+            mock.patch.object(Path, "stat", return_value=status),
+            mock.patch.object(Path, "resolve", autospec=True, side_effect=links.__getitem__),
+        ):
+            found = modbus._is_serial_port("/dev/x")
+        assert found is (is_one and kind == stat.S_IFCHR)
+
+
+def test_a_serial_port_with_a_high_file_number_reads() -> None:
+    """Which select() does not take: 1024 and above."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with sound_peer("rtu") as peer, contextlib.ExitStack() as files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while files.enter_context(Path(os.devnull).open("rb")).fileno() < 1023:
+            pass
+        with opened(peer.endpoint) as driver:
+            assert read(driver, ReadRequest(1, 3, 5, 2)) == words_at(5, 2)
+
+
+def test_a_serial_port_that_takes_no_bytes_is_told_in_time() -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    driver = make_driver("modbus", serial_endpoint(os.ttyname(slave)))
+    driver.open(TIMEOUT_S)
+    with contextlib.suppress(BlockingIOError):
+        os.set_blocking(slave, False)
+        while True:
+            os.write(slave, b"x" * 64)
+    started_s = time.monotonic()
+    with pytest.raises(LineError, match=r"is gone \(it takes no bytes\)"):
+        driver.read(ReadRequest(1, 3, 5, 2), PATIENT_S)
+    assert TIMEOUT_S <= time.monotonic() - started_s < TIMEOUT_S + 0.5
+    assert not driver.connected
+    os.close(master)
+    os.close(slave)
 
 
 def test_a_serial_port_has_one_user(tmp_path: Path) -> None:
@@ -937,6 +1005,8 @@ class FakeWire:
     """Whether it is a connection, which is closed when it is distrusted."""
     cut: bool = False
     """The peer closes the connection before the next byte."""
+    stopped_s: float = 0.0
+    """For how long the process is stopped when it has waited next, before it reads."""
 
     def monotonic(self) -> float:
         return self.now_s
@@ -961,12 +1031,13 @@ class FakeWire:
             self.cut = self.is_open = False
             raise NoReply("The peer closed the connection.")
         until_s = self.now_s + max(0.0, timeout_s)
+        stopped_s, self.stopped_s = self.stopped_s, 0.0
         self.coming.sort(key=lambda item: item[0])
         if not self.coming or self.coming[0][0] > until_s:
-            self.now_s = until_s
+            self.now_s = until_s + stopped_s
             return b""
         due_s, _ = self.coming[0]
-        self.now_s = max(self.now_s, due_s)
+        self.now_s = max(self.now_s, due_s) + stopped_s
         chunk = b"".join(data for due_s, data in self.coming if due_s <= self.now_s)
         self.coming = [item for item in self.coming if item[0] > self.now_s]
         return chunk
@@ -991,6 +1062,7 @@ class Step:
     """A request, and what becomes of it.
 
     delay: of its reply, in time-outs; None is lost. cut: the connection is lost meanwhile.
+    stopped_s: for how long this process is stopped meanwhile.
     """
 
     request: ReadRequest
@@ -999,6 +1071,7 @@ class Step:
     delay: float | None
     refused: bool
     cut: bool
+    stopped_s: float = 0.0
 
 
 def steps(longest_delay: float) -> st.SearchStrategy[list[Step]]:
@@ -1019,6 +1092,7 @@ def steps(longest_delay: float) -> st.SearchStrategy[list[Step]]:
         st.one_of(st.none(), one_delay),
         st.booleans(),
         st.sampled_from((False, False, False, True)),
+        st.sampled_from((0.0, 0.0, 0.0, 0.2, 30.0)),
     )
     return st.lists(step, min_size=2, max_size=8)
 
@@ -1030,8 +1104,12 @@ def run_course(transport: str, course: list[Step], *, twice: bool = False) -> No
     pack = pack_tcp if transport == "tcp" else pack_rtu
     with fake_driver(transport, wire) as driver:
         for step in course:
+            sent_s = 0.0
 
             def on_send(frame: bytes, step: Step = step) -> None:
+                nonlocal sent_s
+                sent_s = wire.now_s
+                wire.stopped_s = step.stopped_s
                 (request,) = split(bytearray(frame))
                 pdu = answer_pdu(request.pdu)
                 if step.refused:
@@ -1051,8 +1129,12 @@ def run_course(transport: str, course: list[Step], *, twice: bool = False) -> No
             # The late answer to the same question, asked before, is right as well.
             right = words_at(step.request.address, step.request.count)
             assert outcome in (None, right, refusal_code(step.request))
+            # What lay unread while the process was stopped is not as good as new.
+            assert outcome is None or wire.now_s - sent_s <= step.timeout_s + 0.051
             # The documented bound: half a second for quiet, two time-outs of an earlier request.
-            assert wire.now_s - started_s <= 0.5 + 2 * LONGEST_TIMEOUT_S + step.timeout_s
+            longest_s = 0.5 + 2 * LONGEST_TIMEOUT_S + step.timeout_s
+            assert wire.now_s - started_s <= longest_s + step.stopped_s
+            wire.stopped_s = 0.0
 
 
 def refusal_code(request: ReadRequest) -> int:
@@ -1103,6 +1185,56 @@ def test_modbus_tcp_never_takes_a_reply_for_another_ones(course: list[Step], twi
     run_course("tcp", course, twice=twice)
 
 
+@on_every_transport
+@pytest.mark.parametrize(
+    ("stopped_s", "is_read"), [(30.0, False), (1.1, False), (1.02, True), (0.0, True)]
+)
+def test_an_answer_that_lay_unread_past_the_deadline_is_none(
+    transport: str, stopped_s: float, is_read: bool
+) -> None:
+    wire = FakeWire(closes=transport != "rtu")
+    split = split_tcp if transport == "tcp" else split_rtu
+    pack = pack_tcp if transport == "tcp" else pack_rtu
+    asked = ReadRequest(1, 3, 5, 2)
+
+    def on_send(frame: bytes) -> None:
+        (request,) = split(bytearray(frame))
+        wire.stopped_s = stopped_s
+        wire.coming.append((wire.now_s + 0.01, pack(request, answer_pdu(request.pdu))))
+
+    wire.on_send = on_send
+    with fake_driver(transport, wire) as driver:
+        if is_read:
+            assert read(driver, asked, 1.0) == words_at(5, 2)
+        else:
+            with pytest.raises(NoReply, match="got no answer within 1000 ms"):
+                read(driver, asked, 1.0)
+            assert driver.connected is not wire.closes
+        stopped_s = 0.0
+        assert read(driver, asked, 1.0) == words_at(5, 2)
+
+
+def test_a_reply_that_was_read_too_late_is_still_owed_on_rtu() -> None:
+    """A gateway may have sent another one: what was read proves nothing about what comes."""
+    wire = FakeWire()
+    sent_s: list[float] = []
+    request = Request(0, 1, struct.pack(">BHH", 3, 16, 2))
+    reply = pack_rtu(request, answer_pdu(request.pdu))
+
+    def on_send(_frame: bytes) -> None:
+        sent_s.append(wire.now_s)
+        if len(sent_s) == 1:
+            wire.stopped_s = 1.2
+            wire.coming += [(100.1, reply), (101.5, reply)]
+
+    wire.on_send = on_send
+    with fake_driver("rtu", wire) as driver:
+        for address in (16, 32):
+            with pytest.raises(NoReply):
+                driver.read(ReadRequest(1, 3, address, 2), 1.0)
+    assert sent_s == pytest.approx([100.0, 101.51])
+
+
 def test_what_can_be_told_apart_on_rtu_does_not_wait_for_what_is_owed() -> None:
     for second in (
         ReadRequest(2, 3, 32, 2), ReadRequest(1, 4, 32, 2), ReadRequest(1, 3, 32, 3),
@@ -1151,6 +1283,32 @@ def test_an_endless_noise_is_told_in_time() -> None:
         assert wire.now_s - started_s <= 0.6
         assert not driver.connected
         assert_one_sentence(str(caught.value))
+
+
+def test_a_flood_of_noise_is_given_up_early_and_what_is_owed_stays_owed() -> None:
+    wire = FakeWire()
+    sent_s: list[float] = []
+    request = Request(0, 1, struct.pack(">BHH", 3, 16, 2))
+    reply = pack_rtu(request, answer_pdu(request.pdu))
+
+    def on_send(_frame: bytes) -> None:
+        sent_s.append(wire.now_s)
+        if len(sent_s) == 1:
+            wire.coming += [(wire.now_s + n * 0.001, b"\x55" * 4096) for n in range(1, 6)]
+            wire.coming += [(101.1 + n * 0.001, b"\x55" * 4096) for n in range(1, 6)]
+            wire.coming.append((101.5, reply))
+
+    wire.on_send = on_send
+    with fake_driver("rtu", wire) as driver:
+        with pytest.raises(BadReply, match="got 20480 bytes that are not its answer"):
+            driver.read(ReadRequest(1, 3, 16, 2), 1.0)
+        assert wire.now_s == pytest.approx(100.005)
+        with pytest.raises(BadReply, match="got 20480 bytes that are not its answer"):
+            driver.read(ReadRequest(1, 3, 32, 2), 1.0)
+        assert wire.now_s == pytest.approx(101.105)
+        with pytest.raises(NoReply):
+            driver.read(ReadRequest(1, 3, 32, 2), 1.0)
+    assert sent_s == pytest.approx([100.0, 101.51])
 
 
 def test_a_reply_is_owed_also_when_the_connection_was_lost_meanwhile() -> None:

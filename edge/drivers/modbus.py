@@ -5,7 +5,8 @@ The only module that touches pymodbus, whose API changes between releases. Its c
 after a time-out, and take a late reply for the next one where frames carry no transaction id.
 
 Trusting a reply. A device may answer after we stopped waiting, and its answer must never pass for
-the answer to another question.
+the answer to another question. Nor may an old one pass for a new one: bytes that lay unread while
+this process did not run (stopped, starved, the machine asleep) are no answer after the deadline.
 
 - Modbus TCP: the reply must carry the request's transaction id, unit, function and byte count.
   After a time-out or a mismatch the socket is closed, and the ids go on counting on the next one.
@@ -34,10 +35,12 @@ import contextlib
 import os
 import select
 import socket
+import stat
 import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import serial
@@ -53,6 +56,9 @@ _MBAP_BYTES = 7
 _LONGEST_MBAP_LENGTH = 254
 _LONGEST_RTU_FRAME = 256
 _LONGEST_SETTLE_S = 0.5
+_MOST_NOISE_BYTES = 16 * 1024
+_GRACE_S = 0.05
+"""How long after its deadline a reply may be read: a busy machine wakes a waiting thread late."""
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 _EXCEPTIONS = {
@@ -120,6 +126,13 @@ def _request_pdu(request: ReadRequest, transaction_id: int = 0) -> ReadHoldingRe
     )
 
 
+def _noise(request: ReadRequest, count: int) -> BadReply:
+    return BadReply(
+        f"{_asked(request)} got {count} bytes that are not its answer; check baudrate, parity, "
+        "wiring and that no two devices share a unit id."
+    )
+
+
 def _silence(request: ReadRequest, timeout_s: float) -> NoReply:
     return NoReply(
         f"{_asked(request)} got no answer within {timeout_s * 1000:.0f} ms; check unitId, wiring "
@@ -145,9 +158,10 @@ class _TcpFraming:
 
     def ask(self, request: ReadRequest, timeout_s: float) -> bytes:
         self._transaction_id = self._transaction_id % 0xFFFF + 1
+        deadline_s = time.monotonic() + timeout_s
         self._wire.send(self._framer.buildFrame(_request_pdu(request, self._transaction_id)))
         try:
-            return self._await_answer(request, time.monotonic() + timeout_s, timeout_s)
+            return self._await_answer(request, deadline_s, timeout_s)
         except (NoReply, BadReply):
             self._wire.distrust()
             raise
@@ -177,6 +191,8 @@ class _TcpFraming:
                 if buffer:
                     raise BadReply(f"{_asked(request)} got half an answer; check the network.")
                 raise _silence(request, timeout_s)
+            if time.monotonic() > deadline_s + _GRACE_S:
+                raise _silence(request, timeout_s)
             buffer += chunk
 
 
@@ -200,9 +216,10 @@ class _RtuFraming:
     def ask(self, request: ReadRequest, timeout_s: float) -> bytes:
         self._settle()
         self._await_owed(request)
-        self._wire.send(self._framer.buildFrame(_request_pdu(request)))
         deadline_s = time.monotonic() + timeout_s
-        self._owed.append(_Owed(request, deadline_s + timeout_s))
+        self._wire.send(self._framer.buildFrame(_request_pdu(request)))
+        # Reckoned from after sending, which may have been held up: it must not be too short.
+        self._owed.append(_Owed(request, time.monotonic() + 2 * timeout_s))
         pdu, noise = self._find(request, deadline_s)
         if pdu is not None:
             # It may be the answer to the same question asked before; then the answer to this
@@ -212,10 +229,7 @@ class _RtuFraming:
             return pdu
         self._wire.distrust()
         if noise:
-            raise BadReply(
-                f"{_asked(request)} got {noise} bytes that are not its answer; check baudrate, "
-                "parity, wiring and that no two devices share a unit id."
-            )
+            raise _noise(request, noise)
         raise _silence(request, timeout_s)
 
     def _await_owed(self, request: ReadRequest) -> None:
@@ -242,7 +256,10 @@ class _RtuFraming:
                 )
 
     def _find(self, request: ReadRequest, deadline_s: float) -> tuple[bytes | None, int]:
-        """Wait for a frame that fits; returns its PDU, or None and how many bytes came instead."""
+        """Wait for a frame that fits; returns its PDU, or None and how many bytes came instead.
+
+        Raises BadReply before the deadline when so much comes that no answer will be among it.
+        """
         takes_refusal = not any(
             (owed.request.unit_id, owed.request.function) == (request.unit_id, request.function)
             and not _same(owed.request, request)
@@ -250,6 +267,8 @@ class _RtuFraming:
         )
         buffer, noise = b"", 0
         while chunk := self._receive(deadline_s):
+            if time.monotonic() > deadline_s + _GRACE_S:
+                break
             noise += len(chunk)
             buffer += chunk
             pdu = self._search(request, buffer, takes_refusal)
@@ -257,6 +276,9 @@ class _RtuFraming:
                 return pdu, 0
             if time.monotonic() > deadline_s:
                 break
+            if noise > _MOST_NOISE_BYTES:
+                self._wire.distrust()
+                raise _noise(request, noise)
             # What can no longer be the start of a frame is let go, or noise would pile up.
             buffer = buffer[-_LONGEST_RTU_FRAME:]
         return None, noise
@@ -423,6 +445,8 @@ class _SerialWire:
         self._endpoint = endpoint
         self._port: serial.Serial | None = None
         self._poll = select.poll()
+        self._room = select.poll()
+        self._write_timeout_s = 0.0
         # 3.5 characters of 11 bits; a fixed 1.75 ms above 19200 baud (Serial Line V1.02, 2.5.1.1).
         self.quiet_s = max(3.5 * 11 / endpoint.baudrate, 0.00175)
 
@@ -434,6 +458,12 @@ class _SerialWire:
 
     def open(self, timeout_s: float) -> None:
         endpoint = self._endpoint
+        if not _is_serial_port(endpoint.serial_port):
+            # The same for all: whoever may register a meter must not learn which files there are.
+            raise LineError(
+                f"Serial port {endpoint.serial_port} is not there or is no serial port; check the "
+                "adapter and serialPort."
+            )
         try:
             port = serial.Serial(
                 endpoint.serial_port,
@@ -441,7 +471,6 @@ class _SerialWire:
                 bytesize=endpoint.bytesize,
                 parity=endpoint.parity,
                 stopbits=endpoint.stopbits,
-                write_timeout=timeout_s,
                 exclusive=True,
             )
         except (OSError, ValueError, termios.error) as exc:
@@ -452,13 +481,24 @@ class _SerialWire:
         self._port = port
         self._poll = select.poll()
         self._poll.register(port.fileno(), select.POLLIN)
+        self._room = select.poll()
+        self._room.register(port.fileno(), select.POLLOUT)
+        self._write_timeout_s = timeout_s
 
     def send(self, frame: bytes) -> None:
+        # pyserial's own write waits with select(), which fails for file numbers above 1023.
         assert self._port is not None
-        try:
-            self._port.write(frame)
-        except OSError as exc:
-            raise self._lost(_reason(exc)) from exc
+        deadline_s = time.monotonic() + self._write_timeout_s
+        while frame:
+            left_s = deadline_s - time.monotonic()
+            if left_s < 0 or not self._room.poll(left_s * 1000):
+                raise self._lost("it takes no bytes")
+            try:
+                frame = frame[os.write(self._port.fileno(), frame) :]
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise self._lost(_reason(exc)) from exc
 
     def receive(self, timeout_s: float) -> bytes:
         assert self._port is not None
@@ -487,6 +527,25 @@ class _SerialWire:
         return LineError(
             f"Serial port {self._endpoint.serial_port} is gone ({why}); plug the adapter in again."
         )
+
+
+def _is_serial_port(path: str) -> bool:
+    """Whether a path is a tty other than a console; nothing is opened, which may have an effect.
+
+    Opening a watchdog arms it. Numbers are those of the kernel's admin-guide/devices.txt.
+    """
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):  # the latter for what cannot be a path
+        return False
+    if not stat.S_ISCHR(status.st_mode):
+        return False
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if 136 <= major <= 143:  # pseudo-terminals, which sysfs does not list
+        return True
+    if major == 5 or (major == 4 and minor < 64):  # consoles and virtual terminals
+        return False
+    return Path(f"/sys/dev/char/{major}:{minor}/subsystem").resolve().name == "tty"
 
 
 def _any_event(poll: select.poll, events: int) -> bool:
