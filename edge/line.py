@@ -21,8 +21,9 @@ ILLEGAL_ADDRESS = 2
 BLOCK_EXCEPTIONS = frozenset({1, ILLEGAL_ADDRESS, 3})
 """Exception codes that speak of the block asked for; the others speak of the whole device."""
 
-FIRST_REOPEN_S = 0.5
-LAST_REOPEN_S = 2.0
+FIRST_REOPEN_S = 0.4
+LAST_REOPEN_S = 1.6
+"""Below 2 s, so that a meter read every second gets an attempt at every other slot at least."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,14 @@ class LineWorker:
         """Open the line unless it is open; while it failed a moment ago, fail at once."""
         if self._driver.connected:
             return
-        if self._clock.mono_s() < self._reopen_mono_s:
+        now_mono_s = self._clock.mono_s()
+        if now_mono_s < self._reopen_mono_s:
             raise LineError(self.state.last_error or "The line is closed.")
         try:
             self._driver.open(timeout_s)
         except LineError:
             self._reopen_wait_s = min(LAST_REOPEN_S, max(FIRST_REOPEN_S, 2 * self._reopen_wait_s))
-            self._reopen_mono_s = self._clock.mono_s() + self._reopen_wait_s
+            self._reopen_mono_s = now_mono_s + self._reopen_wait_s
             raise
         self._reopen_wait_s = 0.0
         self.state = replace(self.state, connected=True, opened=self.state.opened + 1)

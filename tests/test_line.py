@@ -290,7 +290,7 @@ def test_a_line_that_closes_on_a_silence_is_shown_closed_without_an_error(bench:
     assert bench.worker.state == LineState("a line", connected=False, opened=1)
 
 
-def test_a_line_that_cannot_be_opened_is_tried_again_after_half_a_second_to_two(
+def test_a_line_that_cannot_be_opened_is_tried_again_ever_more_seldom(
     bench: Bench,
 ) -> None:
     meter = a_modbus_meter()
@@ -303,8 +303,27 @@ def test_a_line_that_cannot_be_opened_is_tried_again_after_half_a_second_to_two(
         bench.clock.turn(0.1)
     opened_s = bench.driver.opened_s
     waits_s = [b - a for a, b in pairwise(opened_s)]
-    assert waits_s == pytest.approx([0.5, 1.0, 2.0, 2.0, 2.0, 2.0], abs=0.11)
+    assert waits_s == pytest.approx([0.4, 0.8, 1.6, 1.6, 1.6, 1.6, 1.6], abs=0.11)
     assert not bench.driver.asked
+
+
+@pytest.mark.parametrize("connect_s", [0.0, 1.0])
+def test_a_meter_read_every_second_is_tried_at_least_every_two(
+    bench: Bench, connect_s: float
+) -> None:
+    meter = a_modbus_meter()
+
+    def refuse(timeout_s: float) -> None:
+        bench.driver.opened_s.append(bench.clock.mono_s())
+        bench.clock.turn(connect_s + 0.001)
+        raise LineError("Cannot open.")
+
+    bench.driver.open = refuse  # type: ignore[method-assign]
+    for slot in range(20):
+        bench.clock.turn(max(0.0, 1000.0 + slot - bench.clock.mono_s()))
+        bench.poll(meter)
+    waits_s = [b - a for a, b in pairwise(bench.driver.opened_s)]
+    assert max(waits_s) <= 2.01
 
 
 def test_a_line_that_was_opened_again_starts_with_the_short_wait(bench: Bench) -> None:
@@ -318,7 +337,7 @@ def test_a_line_that_was_opened_again_starts_with_the_short_wait(bench: Bench) -
     while bench.poll(meter).result != "ok":
         bench.clock.turn(0.1)
     first_s, second_s = bench.driver.opened_s
-    assert second_s - first_s == pytest.approx(0.5, abs=0.11)
+    assert second_s - first_s == pytest.approx(0.4, abs=0.11)
 
 
 def test_a_wire_that_is_lost_in_the_middle_ends_the_poll_for_all_of_it(bench: Bench) -> None:
