@@ -16,18 +16,20 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from edge.clock import Clock
+from edge.communication import Endpoint
 from edge.image import ProcessImage
-from edge.line import LinePlan, LineWorker
+from edge.line import LinePlan, LineThread, PollLine
 from edge.load import load_status
 from edge.metrics import Metrics
 from edge.model import (
-    Endpoint,
     Health,
     LoadQuality,
     LoadStatus,
     Meter,
     MeterState,
+    PollEnd,
     PollResult,
+    Probe,
     Quality,
     Snapshot,
     Status,
@@ -56,6 +58,14 @@ class _Change:
     done: Future[None]
 
 
+@dataclass(frozen=True)
+class _ProbeRequest:
+    """A meter to be questioned through its line's thread."""
+
+    meter: Meter
+    done: Future[Probe]
+
+
 class Cycle:
     """The only caller of the schedule, of `image.advance` and of the load rules.
 
@@ -67,7 +77,7 @@ class Cycle:
         tick_ms: int,
         limits: SiteLimits,
         image: ProcessImage,
-        make_line: Callable[[Meter], LineWorker],
+        make_line: Callable[[Meter], LineThread],
         clock: Clock,
     ) -> None:
         self._tick_s = tick_ms / 1000
@@ -76,11 +86,12 @@ class Cycle:
         self._make_line = make_line
         self._clock = clock
         self._schedule = Schedule(tick_ms)
-        self._inbox: SimpleQueue[_Change | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Change | _ProbeRequest | None] = SimpleQueue()
         self._changes: list[_Change] = []
         self._stopping = False
-        self._lines: dict[Endpoint, LineWorker] = {}
+        self._lines: dict[Endpoint, LineThread] = {}
         self._plans: dict[Endpoint, LinePlan] = {}
+        self._probes: dict[Endpoint, list[Future[Probe]]] = {}
         self._lateness_s: list[float] = []
         self._load = _load_of(image.meters, limits)
         self._load_basis = (image.meters, limits)
@@ -98,6 +109,15 @@ class Cycle:
     def change_limits(self, limits: SiteLimits) -> Future[None]:
         """Compute with other limits from the next tick on."""
         return self._post(None, limits)
+
+    def probe(self, meter: Meter) -> Future[Probe]:
+        """Question a meter that is asked, registered or not, between its line's other reads.
+
+        Who does not want to wait any longer cancels the future.
+        """
+        request = _ProbeRequest(meter, Future())
+        self._inbox.put(request)
+        return request.done
 
     def stop(self) -> None:
         """End `run` as soon as the tick under way is done. May be called in a signal handler."""
@@ -145,13 +165,19 @@ class Cycle:
         for change in changes:
             self._apply(change, tick)
         for result in self._image.advance(self._clock.mono_s()):
+            if result.meter.poll_interval_ms is None:
+                continue
             self.metrics.polled(result)
             self._schedule.finished(
                 result.meter,
+                tick,
                 failed=result.failed,
-                line_failed=result.result == "line_error",
+                line_failed=result.end is PollEnd.LINE_ERROR,
                 busy_s=result.duration_s,
+                rest_s=result.rest_s,
             )
+        if self._probes:
+            self._end_probes()
         self._count_tick(late_s, missed)
         self.snapshot = self._freeze(tick)
         reads, left_out = self._schedule.due(tick)
@@ -159,7 +185,7 @@ class Cycle:
             line = self._line_of(read.meter)
             if line is None:
                 self._image.put(_no_line(read.meter))
-            else:
+            elif isinstance(line, PollLine):
                 line.submit(read)
         for polls in left_out:
             self.metrics.left_out(polls)
@@ -186,11 +212,32 @@ class Cycle:
             except Empty:
                 return
 
-    def _receive(self, change: _Change | None) -> None:
-        if change is None:
+    def _receive(self, message: _Change | _ProbeRequest | None) -> None:
+        if message is None:
             self._stopping = True
+        elif isinstance(message, _ProbeRequest):
+            self._probe(message)
         else:
-            self._changes.append(change)
+            self._changes.append(message)
+
+    def _probe(self, request: _ProbeRequest) -> None:
+        """Hand a probe to the line of its meter, which is made for it if need be."""
+        endpoint = request.meter.communication.endpoint
+        line = self._lines.get(endpoint) or self._started(self._make_line(request.meter))
+        if not isinstance(line, PollLine):
+            request.done.cancel()
+            return
+        self._lines[endpoint] = line
+        self._probes.setdefault(endpoint, []).append(request.done)
+        line.probe(request.meter, request.done)
+
+    def _end_probes(self) -> None:
+        """Let lines go that were there for a probe only."""
+        for endpoint, probes in list(self._probes.items()):
+            if all(probe.done() for probe in probes):
+                del self._probes[endpoint]
+                if endpoint not in self._plans:
+                    self._lines.pop(endpoint).stop()
 
     def _apply(self, change: _Change, tick: int) -> None:
         if change.limits is not None:
@@ -199,8 +246,9 @@ class Cycle:
         if meters is None:
             meters = tuple(state.meter for state in self._image.meters.values())
         else:
-            self._image.replace(meters)
-            self._schedule.replace(meters, tick)
+            self._image.replace(meters, self._clock.mono_s())
+            polled = [meter for meter in meters if meter.poll_interval_ms is not None]
+            self._schedule.replace(polled, tick)
             self.metrics.keep(meters)
         self._replace_lines(meters)
 
@@ -208,7 +256,7 @@ class Cycle:
         on_lines: dict[Endpoint, list[Meter]] = {}
         for meter in meters:
             on_lines.setdefault(meter.communication.endpoint, []).append(meter)
-        for endpoint in self._lines.keys() - on_lines.keys():
+        for endpoint in self._lines.keys() - on_lines.keys() - self._probes.keys():
             self._lines.pop(endpoint).stop()
         self._plans = {
             endpoint: LinePlan(frozenset(on_line), self._limits.grid_capacity_kw)
@@ -219,7 +267,7 @@ class Cycle:
             if line is not None:
                 line.plan = self._plans[on_line[0].communication.endpoint]
 
-    def _line_of(self, meter: Meter) -> LineWorker | None:
+    def _line_of(self, meter: Meter) -> LineThread | None:
         """The line that a meter is on, started if need be; None if the system refuses a thread.
 
         Then the service must go on, or nobody could remove the meter that is too many.
@@ -229,11 +277,16 @@ class Cycle:
         if line is None:
             line = self._make_line(meter)
             line.plan = self._plans[endpoint]
-            try:
-                line.start()
-            except RuntimeError:
-                return None
-            self._lines[endpoint] = line
+            if self._started(line) is not None:
+                self._lines[endpoint] = line
+        return self._lines.get(endpoint)
+
+    @staticmethod
+    def _started(line: LineThread) -> LineThread | None:
+        try:
+            line.start()
+        except RuntimeError:
+            return None
         return line
 
     def _freeze(self, tick: int) -> Snapshot:
@@ -299,7 +352,7 @@ class Cycle:
 
 def _no_line(meter: Meter) -> PollResult:
     error = "The system refuses a thread for this meter's line; remove meters that are not needed."
-    return PollResult(meter, None, error, "line_error", failed=True, duration_s=0.0)
+    return PollResult(meter, None, error, PollEnd.LINE_ERROR, failed=True, duration_s=0.0)
 
 
 def _load_of(meters: Mapping[str, MeterState], limits: SiteLimits) -> LoadStatus:

@@ -17,7 +17,7 @@ import math
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from edge.model import ModbusCommunication, RawWords, ReadRequest, Register
+from edge.communication import RawWords, ReadRequest, Register
 
 PHASES = {
     "power": ("powerL1", "powerL2", "powerL3"),
@@ -26,40 +26,6 @@ PHASES = {
 """Totals that are the sum of their phases when the meter gives no total of its own."""
 
 _FLOAT_FORMATS = {2: ">f", 4: ">d"}
-
-
-class ModbusReader:
-    """One meter's requests, and what it makes of the replies. Line thread only."""
-
-    def __init__(self, communication: ModbusCommunication) -> None:
-        self._communication = communication
-        self.requests = pack(
-            communication.registers,
-            communication.unit_id,
-            communication.max_registers_per_request,
-            communication.max_gap,
-        )
-
-    def split(self, request: ReadRequest) -> tuple[ReadRequest, ...]:
-        """Take a refused request apart; empty when it holds a single value already.
-
-        The parts replace it in `requests`, so that the next poll asks for them at once.
-        """
-        parts = split(request, self._communication.max_registers_per_request)
-        if parts:
-            at = self.requests.index(request)
-            self.requests = self.requests[:at] + parts + self.requests[at + 1 :]
-        return parts
-
-    def decode(
-        self, replies: Iterable[tuple[ReadRequest, Sequence[int]]]
-    ) -> tuple[dict[str, float], RawWords]:
-        """Decode all blocks that could be read: values (see `decode_values`) and raw words."""
-        raw: dict[str, tuple[Register, tuple[int, ...]]] = {}
-        for request, words in replies:
-            raw.update(raw_words(request, words))
-        wanted = [register.quantity for register in self._communication.registers]
-        return decode_values(raw, wanted, invert=self._communication.invert), raw
 
 
 def pack(
@@ -120,56 +86,87 @@ def raw_words(request: ReadRequest, words: Sequence[int]) -> RawWords:
     }
 
 
-def decode_values(
-    raw: Mapping[str, tuple[Register, tuple[int, ...]]], wanted: Collection[str], *, invert: bool
-) -> dict[str, float]:
+def decode_values(raw: RawWords, exponents: Mapping[int, int]) -> dict[str, float]:
     """Decode words into quantity → value in the quantity's unit.
 
-    wanted: the quantities that the meter is registered with, whether they could be read or not.
+    exponents: address → word, for the registers whose scale is read from the device, too.
     A quantity without a value (NaN, ±Inf, the device's not-available number) is left out.
+    """
+    values = {}
+    for name, (register, words) in raw.items():
+        value = decode_register(register, words, exponents)
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def combine(
+    values: Mapping[str, float], wanted: Collection[str], *, invert: bool
+) -> dict[str, float]:
+    """Make of what was read what it means: net power, sums of phases, the sign.
+
+    wanted: the quantities that the meter is registered with, whether they could be read or not.
     Power is import − export where the meter gives them apart, and the sum of its phases where it
     gives no total; with a part missing it is left out, too.
     invert turns the sign of power, also by phase, and of reactive power. What is not signed stays
     as it was read: the export register, and the counters of energy.
     """
-    values = {}
-    for name, (register, words) in raw.items():
-        value = decode_register(register, words)
-        if value is not None:
-            values[name] = value
+    combined = dict(values)
     if "powerExport" in wanted:
-        _net_power(values)
+        _net_power(combined)
     for total, phases in PHASES.items():
         parts = [phase for phase in phases if phase in wanted]
-        if total not in wanted and parts and all(phase in values for phase in parts):
-            values[total] = _tidy(math.fsum(values[phase] for phase in parts))
+        if total not in wanted and parts and all(phase in combined for phase in parts):
+            combined[total] = _tidy(math.fsum(combined[phase] for phase in parts))
     if invert:
         for name in ("power", *PHASES["power"], "reactivePower"):
-            if name in values:
-                values[name] = 0.0 - values[name]
-    return values
+            if name in combined:
+                combined[name] = 0.0 - combined[name]
+    return combined
 
 
-def decode_register(register: Register, words: tuple[int, ...]) -> float | None:
-    """Decode one value. words: most significant first. None when the device gives no value."""
+def decode_register(
+    register: Register, words: tuple[int, ...], exponents: Mapping[int, int]
+) -> float | None:
+    """Decode one value; None when the device gives none.
+
+    words: most significant first. exponents: as in `decode_values`.
+    """
     number = 0
     for word in words:
         number = number << 16 | word
     if number == register.not_available:
         return None
-    numerator, denominator = register.scale
+    numerator, denominator = register.scale.numerator, register.scale.denominator
+    if register.exponent is not None:
+        exponent = _exponent(exponents.get(register.exponent))
+        if exponent is None:
+            return None
+        numerator *= 10 ** max(exponent, 0)
+        denominator *= 10 ** max(-exponent, 0)
     if register.kind == "float":
         value = _float(number, len(words)) * numerator / denominator
         if not math.isfinite(value):
             return None
         # Scaling rounds twice, and 15 digits are what a float keeps of a decimal number for sure.
         # Adding 0.0 turns -0.0, which some meters send when idle, into plain 0.0.
-        return (value if register.scale == (1, 1) else float(f"{value:.15g}")) + 0.0
+        return (value if numerator == denominator else float(f"{value:.15g}")) + 0.0
     bits = 16 * len(words)
     if register.kind == "int" and number >> (bits - 1):
         number -= 1 << bits
     # True division of whole numbers rounds once: 2301 × 1/10 is 230.1, not 230.10000000000002.
     return number * numerator / denominator
+
+
+def _exponent(word: int | None) -> int | None:
+    """A power of ten as devices give it, -10..10; None where it is not implemented, or nonsense.
+
+    Source: SunSpec Device Information Model Specification, type `sunssf`.
+    """
+    if word is None:
+        return None
+    exponent = word - 0x10000 if word >= 0x8000 else word
+    return exponent if -10 <= exponent <= 10 else None
 
 
 def _float(number: int, words: int) -> float:

@@ -9,7 +9,7 @@
     ├── MeterError      this meter backs off, the line goes on        (line, cycle)
     │   ├── NoReply     it stayed silent until the deadline
     │   ├── BadReply    it answered what cannot be trusted
-    │   └── Refused     it answered with a Modbus exception
+    │   └── Refused     it answered with a Modbus exception or HTTP status
     └── LineError       the wire is gone; all its meters show it      (line)
 
 Library exceptions are translated where the library is called and nowhere else. Any exception
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 
 class DlmError(Exception):
@@ -84,35 +85,79 @@ class StateError(DlmError):
     """The state cannot be read or stored; the text says what holds now and what to do."""
 
 
-class MeterError(DlmError):
-    """This meter could not be read; `result` is the word that counters use for it."""
+class Cause(str, Enum):
+    """Why a meter could not be read, for who explains it: the value is its word in answers."""
 
-    result = "bad_reply"
+    NAME_NOT_RESOLVED = "name_not_resolved"
+    NO_ROUTE = "no_route"
+    CONNECTION_REFUSED = "connection_refused"
+    NOT_REACHED = "not_reached"
+    """Nothing answered the attempt to connect."""
+    CONNECTION_LOST = "connection_lost"
+    NO_SERIAL_PORT = "no_serial_port"
+    SERIAL_PORT_UNUSABLE = "serial_port_unusable"
+    SILENT = "silent"
+    """Connected, but no answer."""
+    WRONG_UNIT_ID = "wrong_unit_id"
+    ILLEGAL_FUNCTION = "illegal_function"
+    ILLEGAL_ADDRESS = "illegal_address"
+    DEVICE_EXCEPTION = "device_exception"
+    """Another Modbus exception than those."""
+    UNREADABLE = "unreadable"
+    NO_VALUE = "no_value"
+    """It answers, and says itself that it has no value."""
+    TOPIC_NOT_HEARD = "topic_not_heard"
+    ONLY_RETAINED = "only_retained"
+    SAID_OFFLINE = "said_offline"
+    TLS = "tls"
+    NOT_AUTHORISED = "not_authorised"
+    HTTP_STATUS = "http_status"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    WRONG_VALUES = "wrong_values"
+    """All was read, but it cannot be true."""
+    NONE = "none"
+    """Nothing is wrong."""
+
+
+class MeterError(DlmError):
+    """This meter could not be read; the line goes on. cause: why, in one word."""
+
+    cause = Cause.UNREADABLE
+
+    def __init__(self, message: str, cause: Cause | None = None) -> None:
+        self.cause = cause or self.cause
+        super().__init__(message)
 
 
 class NoReply(MeterError):
     """Nothing that belongs to the request came before its deadline."""
 
-    result = "no_reply"
+    cause = Cause.SILENT
 
 
 class BadReply(MeterError):
-    """A reply came that cannot be trusted: garbage, cut short, or to another question."""
-
-    result = "bad_reply"
+    """A reply came that cannot be used: garbage, cut short, or to another question."""
 
 
 class Refused(MeterError):
-    """The device answered with a Modbus exception `code`, usually for a wrong address."""
+    """The device answered that it will not: a Modbus exception or an HTTP status, `code`.
 
-    result = "refused"
+    retry_after_s: how long it asks to be left alone.
+    """
 
-    def __init__(self, code: int, message: str) -> None:
+    cause = Cause.DEVICE_EXCEPTION
+
+    def __init__(
+        self, code: int, message: str, cause: Cause | None = None, retry_after_s: float = 0.0
+    ) -> None:
         self.code = code
-        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        super().__init__(message, cause)
 
 
 class LineError(DlmError):
-    """The wire, gateway or host is gone: nothing on this line can be read now."""
+    """The wire, gateway, broker or host is gone: nothing on this line can be read now."""
 
-    result = "line_error"
+    def __init__(self, message: str, cause: Cause = Cause.NOT_REACHED) -> None:
+        self.cause = cause
+        super().__init__(message)

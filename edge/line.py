@@ -1,29 +1,34 @@
-"""One thread per line: it serves the line's pending reads in order, one request in flight."""
+"""One thread per line: it polls the line's meters in order, or hears those that speak.
+
+A `PollLine` serves the pending reads of a `Driver`, one request in flight, probes included: a wire
+has one talker. A `ListenLine` keeps a `Listener` connected and passes on what is heard. Both judge
+what came, and open the line again with growing pauses when it is lost.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from edge.clock import Clock
-from edge.decode import ModbusReader
-from edge.drivers import Driver
-from edge.errors import BadReply, LineError, MeterError, NoReply, Refused
-from edge.model import LineState, Meter, ModbusCommunication, PollResult, Reading, ReadRequest
+from edge.drivers import Driver, Line, Listener
+from edge.errors import LineError, MeterError, NoReply, Refused
+from edge.model import LineState, Meter, Outcome, PollEnd, PollResult, Probe, Reading
 from edge.plausibility import hints
 from edge.schedule import Read
-
-ILLEGAL_ADDRESS = 2
-"""Modbus exception code for a register that the device does not have."""
-BLOCK_EXCEPTIONS = frozenset({1, ILLEGAL_ADDRESS, 3})
-"""Exception codes that speak of the block asked for; the others speak of the whole device."""
 
 FIRST_REOPEN_S = 0.4
 LAST_REOPEN_S = 1.6
 """Below 2 s, so that a meter read every second gets an attempt at every other slot at least."""
+LAST_REOPEN_LISTENING_S = 10.0
+"""For what nobody waits for in a slot of a schedule."""
+LISTEN_S = 0.1
+"""How long a stop or another plan may wait for a listener."""
+LOST_GRACE_S = 10.0
+"""A broker that restarts is back within this time; until then its meters' values only age."""
 
 
 @dataclass(frozen=True)
@@ -34,56 +39,41 @@ class LinePlan:
     grid_capacity_kw: float
 
 
-@dataclass
-class _Answers:
-    """What one attempt to read a meter brought.
-
-    mono_s, unix_ms: when the first block that was answered was asked for. error: why one is
-    missing.
-    """
-
-    replies: list[tuple[ReadRequest, Sequence[int]]] = field(default_factory=list)
-    mono_s: float = 0.0
-    unix_ms: int = 0
-    error: MeterError | None = None
+NO_PLAN = LinePlan(frozenset(), 0.0)
 
 
-class LineWorker:
-    """Owns a driver and its thread. `submit`, `plan` and `stop` are for the cycle's thread."""
+@dataclass(frozen=True)
+class _ProbeJob:
+    meter: Meter
+    done: Future[Probe]
+
+
+class LineThread:
+    """What both kinds share. `start`, `plan` and `stop` are for the cycle's thread."""
+
+    last_reopen_s = LAST_REOPEN_S
 
     def __init__(
-        self,
-        name: str,
-        driver: Driver,
-        deliver: Callable[[PollResult], None],
-        clock: Clock,
+        self, name: str, line: Line, deliver: Callable[[PollResult], None], clock: Clock
     ) -> None:
         self.state = LineState(name)
         """The line as last seen; replaced by the line's thread, read by anyone."""
-        self.plan = LinePlan(frozenset(), 0.0)
+        self.plan = NO_PLAN
         """Replaced by the cycle; a read for a meter that is not in it is dropped."""
-        self._driver = driver
+        self._line = line
         self._deliver = deliver
         self._clock = clock
-        self._reads: SimpleQueue[Read | None] = SimpleQueue()
-        self._readers: dict[Meter, ModbusReader] = {}
         self._reopen_mono_s = 0.0
         self._reopen_wait_s = 0.0
-        self._last_request_mono_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"line-{name}", daemon=True)
 
     def start(self) -> None:
         """Start the line's thread."""
         self._thread.start()
 
-    def submit(self, read: Read) -> None:
-        """Queue a read; its result goes to `deliver`. At most one per meter may be pending."""
-        self._reads.put(read)
-
     def stop(self) -> None:
-        """Ask the thread to end after the read under way; does not wait for it."""
-        self.plan = LinePlan(frozenset(), 0.0)
-        self._reads.put(None)
+        """Ask the thread to end after what is under way; does not wait for it."""
+        raise NotImplementedError
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end."""
@@ -91,129 +81,189 @@ class LineWorker:
 
     def _run(self) -> None:
         try:
-            while (read := self._reads.get()) is not None:
-                plan = self.plan
-                if read.meter in plan.meters:
-                    self._deliver(self.poll(read, plan))
-                if len(self._readers) > len(plan.meters):
-                    self._readers = {m: r for m, r in self._readers.items() if m in plan.meters}
+            self._serve()
         finally:
-            self._driver.close()
+            self._line.close()
 
-    def poll(self, read: Read, plan: LinePlan) -> PollResult:
-        """Read one meter, whatever comes. Blocks; line thread only."""
-        started_mono_s = self._clock.mono_s()
-        reading: Reading | None = None
-        error: MeterError | LineError | None = None
-        try:
-            answers = self._read_blocks(read)
-            reading, error = self._reading(read.meter, answers, plan), answers.error
-        except LineError as exc:
-            error = exc
-        if reading is None and error is None:
-            error = BadReply(
-                f"{read.meter.name} answers, but gives no value for any quantity; check the "
-                "register addresses and types."
-            )
-        self._note_state(error)
-        return PollResult(
-            meter=read.meter,
-            reading=reading,
-            error=str(error) if error is not None else None,
-            result=_result(reading, error),
-            failed=isinstance(error, NoReply) or reading is None,
-            duration_s=self._clock.mono_s() - started_mono_s,
-        )
-
-    def _read_blocks(self, read: Read) -> _Answers:
-        """Read all blocks of a meter.
-
-        A refused block does not keep the others from being read; a silent device does. It is asked
-        again as often as `retries` says for the whole of the poll: were it for each block, a
-        device that is always late would hold the line for a multiple of its time-out.
-        """
-        communication = read.meter.communication
-        reader = self._readers.get(read.meter)
-        if reader is None:
-            reader = self._readers[read.meter] = ModbusReader(communication)
-        retries = 0 if read.trial else communication.retries
-        answers = _Answers()
-        requests = deque(reader.requests)
-        while requests:
-            request = requests.popleft()
-            asked = self._clock.mono_s(), self._clock.unix_ms()
-            try:
-                words = self._read_block(communication, request)
-                if not answers.replies:
-                    answers.mono_s, answers.unix_ms = asked
-                answers.replies.append((request, words))
-            except Refused as exc:
-                parts = reader.split(request) if exc.code == ILLEGAL_ADDRESS else ()
-                requests.extendleft(reversed(parts))
-                if not parts:
-                    answers.error = answers.error or exc
-                if exc.code not in BLOCK_EXCEPTIONS:
-                    break
-            except MeterError as exc:
-                if retries == 0:
-                    answers.error = exc
-                    break
-                retries -= 1
-                requests.appendleft(request)
-        return answers
-
-    def _read_block(
-        self, communication: ModbusCommunication, request: ReadRequest
-    ) -> Sequence[int]:
-        self._keep_distance(communication.request_delay_s)
-        # Opened last, since the peer may hang up while the line keeps its distance.
-        self._open(communication.timeout_s)
-        try:
-            return self._driver.read(request, communication.timeout_s)
-        finally:
-            self._last_request_mono_s = self._clock.mono_s()
+    def _serve(self) -> None:
+        raise NotImplementedError
 
     def _open(self, timeout_s: float) -> None:
         """Open the line unless it is open; while it failed a moment ago, fail at once."""
-        if self._driver.connected:
+        if self._line.connected:
             return
         now_mono_s = self._clock.mono_s()
         if now_mono_s < self._reopen_mono_s:
             raise LineError(self.state.last_error or "The line is closed.")
         try:
-            self._driver.open(timeout_s)
+            self._line.open(timeout_s)
         except LineError:
-            self._reopen_wait_s = min(LAST_REOPEN_S, max(FIRST_REOPEN_S, 2 * self._reopen_wait_s))
+            wait_s = max(FIRST_REOPEN_S, 2 * self._reopen_wait_s)
+            self._reopen_wait_s = min(self.last_reopen_s, wait_s)
             self._reopen_mono_s = now_mono_s + self._reopen_wait_s
             raise
         self._reopen_wait_s = 0.0
-        self.state = replace(self.state, connected=True, opened=self.state.opened + 1)
+        self._note_state(None)
 
-    def _keep_distance(self, delay_s: float) -> None:
-        """Leave requestDelay between the end of one request on the line and the next."""
-        wait_s = self._last_request_mono_s + delay_s - self._clock.mono_s()
-        if delay_s > 0 and wait_s > 0:
-            self._clock.sleep(wait_s)
-
-    def _reading(self, meter: Meter, answers: _Answers, plan: LinePlan) -> Reading | None:
-        values, raw = self._readers[meter].decode(answers.replies)
-        if not values:
-            return None
-        return Reading(
-            values=values,
-            mono_s=answers.mono_s,
-            unix_ms=answers.unix_ms,
-            hints=hints(values, raw, meter.meter_type, plan.grid_capacity_kw),
+    def _note_state(self, error: LineError | None) -> None:
+        state = LineState(
+            self.state.name,
+            self._line.connected,
+            str(error) if error is not None else None,
+            self._line.opened,
         )
-
-    def _note_state(self, error: Exception | None) -> None:
-        connected = self._driver.connected
-        last_error = str(error) if isinstance(error, LineError) else None
-        if (connected, last_error) != (self.state.connected, self.state.last_error):
-            self.state = replace(self.state, connected=connected, last_error=last_error)
+        if state != self.state:
+            self.state = state
 
 
-def _result(reading: Reading | None, error: MeterError | LineError | None) -> str:
+class PollLine(LineThread):
+    """A line whose meters are asked. `submit` and `probe` are for the cycle's thread."""
+
+    def __init__(
+        self, name: str, driver: Driver, deliver: Callable[[PollResult], None], clock: Clock
+    ) -> None:
+        super().__init__(name, driver, deliver, clock)
+        self._driver = driver
+        self._jobs: SimpleQueue[Read | _ProbeJob | None] = SimpleQueue()
+
+    def submit(self, read: Read) -> None:
+        """Queue a read; its result goes to `deliver`. At most one per meter may be pending."""
+        self._jobs.put(read)
+
+    def probe(self, meter: Meter, done: Future[Probe]) -> None:
+        """Queue a probe of a meter, registered or not; a future that was cancelled is skipped."""
+        self._jobs.put(_ProbeJob(meter, done))
+
+    def stop(self) -> None:
+        """Ask the thread to end after what is under way; probes that wait are still served."""
+        self.plan = NO_PLAN
+        self._jobs.put(None)
+
+    def _serve(self) -> None:
+        known = self.plan
+        while (job := self._jobs.get()) is not None:
+            plan = self.plan
+            if isinstance(job, _ProbeJob):
+                if job.done.set_running_or_notify_cancel():
+                    job.done.set_result(self._driver.probe(job.meter))
+                    self._note_state(None)
+            elif job.meter in plan.meters:
+                self._deliver(self.poll(job, plan))
+            if plan is not known:
+                self._driver.forget(plan.meters)
+                known = plan
+
+    def poll(self, read: Read, plan: LinePlan) -> PollResult:
+        """Read one meter, whatever comes. Blocks; line thread only."""
+        started_mono_s = self._clock.mono_s()
+        outcome, lost = Outcome(), None
+        try:
+            self._open(read.meter.communication.timeout_s)
+            outcome = self._driver.poll(read.meter, trial=read.trial)
+        except LineError as exc:
+            lost = exc
+        self._note_state(lost)
+        duration_s = self._clock.mono_s() - started_mono_s
+        return _result(read.meter, outcome, lost, plan.grid_capacity_kw, duration_s)
+
+
+class ListenLine(LineThread):
+    """A line whose meters speak by themselves."""
+
+    last_reopen_s = LAST_REOPEN_LISTENING_S
+
+    def __init__(
+        self, name: str, listener: Listener, deliver: Callable[[PollResult], None], clock: Clock
+    ) -> None:
+        super().__init__(name, listener, deliver, clock)
+        self._listener = listener
+        self._stopping = threading.Event()
+        self._followed = NO_PLAN
+        self._told: frozenset[Meter] = frozenset()
+        self._heard_mono_s: float | None = None
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does within LISTEN_S, or when an attempt to connect ends."""
+        self._stopping.set()
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            plan = self.plan
+            if not plan.meters:  # nothing to connect for yet
+                self._stopping.wait(LISTEN_S)
+                continue
+            if plan is not self._followed:
+                self._listener.follow(plan.meters)
+                self._followed = plan
+            self.listen(plan)
+
+    def listen(self, plan: LinePlan) -> None:
+        """Hear once, for LISTEN_S at most where the line is open. Line thread only."""
+        try:
+            self._open(max(meter.communication.timeout_s for meter in plan.meters))
+            news = self._listener.listen(LISTEN_S)
+        except LineError as exc:
+            self._note_state(exc)
+            self._tell_lost(exc, plan)
+            self._stopping.wait(LISTEN_S)
+            return
+        self._heard_mono_s = self._clock.mono_s()
+        self._told = frozenset()
+        self._note_state(None)
+        for meter, outcome in news:
+            if meter in plan.meters and (outcome.values or outcome.error is not None):
+                self._deliver(_result(meter, outcome, None, plan.grid_capacity_kw, 0.0))
+
+    def _tell_lost(self, error: LineError, plan: LinePlan) -> None:
+        """Tell the meters, each once, when the line did not come back at once."""
+        heard_mono_s = self._heard_mono_s
+        if heard_mono_s is not None and self._clock.mono_s() < heard_mono_s + LOST_GRACE_S:
+            return
+        for meter in plan.meters - self._told:
+            self._deliver(_result(meter, Outcome(), error, plan.grid_capacity_kw, 0.0))
+        self._told = plan.meters
+
+
+def _result(
+    meter: Meter,
+    outcome: Outcome,
+    lost: LineError | None,
+    grid_capacity_kw: float,
+    duration_s: float,
+) -> PollResult:
+    """Judge an attempt. lost: the line failed, which is no fault of the meter."""
+    reading = None
+    if outcome.values:
+        reading = Reading(
+            values=outcome.values,
+            mono_s=outcome.mono_s,
+            unix_ms=outcome.unix_ms,
+            hints=hints(outcome.values, outcome.raw, meter.meter_type, grid_capacity_kw),
+            live=outcome.live,
+        )
+    error = lost or outcome.error
+    return PollResult(
+        meter=meter,
+        reading=reading,
+        error=str(error) if error is not None else None,
+        end=_end(outcome, reading, error),
+        failed=isinstance(error, NoReply) or reading is None,
+        duration_s=duration_s,
+        rest_s=error.retry_after_s if isinstance(error, Refused) else 0.0,
+    )
+
+
+def _end(
+    outcome: Outcome, reading: Reading | None, error: MeterError | LineError | None
+) -> PollEnd:
+    if outcome.said_offline:
+        return PollEnd.OFFLINE
+    if isinstance(error, LineError):
+        return PollEnd.LINE_ERROR
     if error is None:
-        return "ok"
-    return error.result if reading is None else "partial"
+        return PollEnd.OK
+    if reading is not None:
+        return PollEnd.PARTIAL
+    if isinstance(error, NoReply):
+        return PollEnd.NO_REPLY
+    return PollEnd.REFUSED if isinstance(error, Refused) else PollEnd.BAD_REPLY

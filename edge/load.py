@@ -177,9 +177,9 @@ def _fault(state: MeterState) -> str:
         return f"is in error{detail}"
     if state.quality is Quality.SUSPECT and state.reading is not None:
         return f"gives suspect values ({state.reading.hints[0].rstrip('. ')})"
-    names = {register.quantity for register in state.meter.communication.registers}
-    if not names & {"power", "powerL1", "powerL2", "powerL3"}:
-        return "has no power register in its registration"
+    names = state.meter.communication.quantities
+    if names and not names & {"power", "powerL1", "powerL2", "powerL3"}:
+        return "has no power in its registration"
     return f"gives no power{detail}"
 
 

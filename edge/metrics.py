@@ -27,10 +27,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from edge.model import (
-    POLL_RESULTS,
     LoadQuality,
     Meter,
     MeterState,
+    PollEnd,
     PollResult,
     Quality,
     Snapshot,
@@ -140,15 +140,15 @@ class Metrics:
             if labels.get(id_) != old:
                 for counter in (self._overruns, self._skips):
                     counter.remove(*old)
-                for result in POLL_RESULTS:
-                    self._polls.remove(*old, result)
+                for end in PollEnd:
+                    self._polls.remove(*old, end.value)
         for id_, values in labels.items():
             if self._labels.get(id_) == values:
                 continue
             self._overruns.labels(*values)
             self._skips.labels(*values)
-            for result in POLL_RESULTS:
-                self._polls.labels(*values, result)
+            for end in PollEnd:
+                self._polls.labels(*values, end.value)
         lines = frozenset(meter.line for meter in meters)
         for line in self._lines - lines:
             self._poll_duration.remove(line)
@@ -156,7 +156,7 @@ class Metrics:
 
     def polled(self, result: PollResult) -> None:
         """Count how a poll ended."""
-        self._polls.labels(*self._labels[result.meter.id], result.result).inc()
+        self._polls.labels(*self._labels[result.meter.id], result.end.value).inc()
         self._poll_duration.labels(result.meter.line).observe(result.duration_s)
 
     def ticked(self, lateness_s: float, missed: int) -> None:
@@ -230,7 +230,7 @@ def _add_meter(families: Mapping[str, _Family], state: MeterState, mono_s: float
     labels = _meter_labels(state.meter)
     families["dlm_meter_up"].add_metric(labels, float(state.status is Status.ONLINE))
     families["dlm_meter_suspect"].add_metric(labels, float(state.quality is Quality.SUSPECT))
-    if state.reading is None:
+    if state.reading is None or not state.reading.live:
         return
     age_s = max(0.0, mono_s - state.reading.mono_s)
     families["dlm_meter_reading_age_seconds"].add_metric(labels, age_s)

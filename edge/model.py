@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from edge.communication import Communication, RawWords
+from edge.errors import Cause, MeterError
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -90,102 +93,6 @@ class LoadQuality(str, Enum):
     """No grid or building meter is registered: at most the configured fallback is given."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a line leads: a Modbus TCP endpoint or a serial port. Equal endpoints are one line.
-
-    transport: `tcp`, `rtu` or `rtu-over-tcp`. host and port for the TCP ones; serial_port,
-    baudrate, parity (`N`, `E`, `O`), stopbits and bytesize for `rtu`.
-    """
-
-    transport: str
-    host: str = ""
-    port: int = 0
-    serial_port: str = ""
-    baudrate: int = 0
-    parity: str = ""
-    stopbits: float = 0
-    bytesize: int = 0
-
-    @property
-    def name(self) -> str:
-        """The line's name in logs, metrics and answers; unique among the lines of a site."""
-        if self.transport == "rtu":
-            return f"rtu:{self.serial_port}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.transport}://{host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Register:
-    """One quantity's place in a Modbus device.
-
-    words: the addresses of its 16-bit registers, most significant word first, so that word order
-    is decided once, here. kind: `uint`, `int` or `float`. scale: exact factor to the quantity's
-    unit as a fraction (numerator, denominator). not_available: the raw unsigned number by which
-    the device says "no value".
-    """
-
-    quantity: str
-    function: int
-    words: tuple[int, ...]
-    kind: str
-    scale: tuple[int, int] = (1, 1)
-    not_available: int | None = None
-
-    @property
-    def start(self) -> int:
-        """Lowest address."""
-        return min(self.words)
-
-    @property
-    def stop(self) -> int:
-        """One past the highest address."""
-        return max(self.words) + 1
-
-
-RawWords = Mapping[str, tuple[Register, tuple[int, ...]]]
-"""Quantity → its register and the words read from it, 0..65535, most significant first."""
-
-
-@dataclass(frozen=True)
-class ReadRequest:
-    """One block of registers to read from one unit.
-
-    function: 3 (holding registers) or 4 (input registers). registers: what is decoded from it.
-    """
-
-    unit_id: int
-    function: int
-    address: int
-    count: int
-    registers: tuple[Register, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModbusCommunication:
-    """How a Modbus meter is read; every default is filled in."""
-
-    endpoint: Endpoint
-    unit_id: int
-    timeout_s: float
-    retries: int
-    request_delay_s: float
-    registers: tuple[Register, ...]
-    max_registers_per_request: int
-    max_gap: int
-    invert: bool
-
-    def reads_like(self, other: ModbusCommunication) -> bool:
-        """Whether the same values come of it, however they are asked for."""
-        return (
-            self.endpoint == other.endpoint
-            and self.unit_id == other.unit_id
-            and self.registers == other.registers
-            and self.invert == other.invert
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Meter:
     """A registered device. Compared by identity: a changed meter is a new object.
@@ -199,12 +106,12 @@ class Meter:
     location: str
     protocol: str
     meter_type: str
-    poll_interval_ms: int
+    poll_interval_ms: int | None
     stale_after_ms: int
     max_power_kw: float | None
-    communication: ModbusCommunication
-    slot: int = 0
-    document: Mapping[str, Any] = field(default_factory=dict)
+    communication: Communication
+    phase_index: int = 0
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def line(self) -> str:
@@ -218,7 +125,8 @@ class Reading:
 
     values: quantity name to value in that quantity's unit; a quantity that is absent is unknown.
     mono_s, unix_ms: when it was asked for, so that no value is older than it says: a reply may
-    have waited in a buffer while the process stood still.
+    have waited in a buffer while the process stood still. Of a meter that speaks by itself: when
+    it arrived. live: False for what a broker had retained, whose age nobody knows.
     hints: why the reading is suspect, one sentence each; empty when it is plausible.
     """
 
@@ -226,10 +134,40 @@ class Reading:
     mono_s: float
     unix_ms: int
     hints: tuple[str, ...] = ()
+    live: bool = True
 
 
-POLL_RESULTS = ("ok", "partial", "no_reply", "bad_reply", "refused", "line_error")
-"""How an attempt can end: all read, some read, or what kept it from being read."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a driver brings of one attempt to read a meter, before it is judged.
+
+    values, mono_s, unix_ms, live: as in `Reading`; no values mean no reading. raw: for what was
+    read over Modbus, its words. error: why something is missing. said_offline: the meter itself
+    told that it is not there.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    mono_s: float = 0.0
+    unix_ms: int = 0
+    raw: RawWords = field(default_factory=dict)
+    error: MeterError | None = None
+    live: bool = True
+    said_offline: bool = False
+
+
+class PollEnd(str, Enum):
+    """How an attempt to read a meter can end; the value is the word that counters use."""
+
+    OK = "ok"
+    """All was read."""
+    PARTIAL = "partial"
+    """Some was read; the error tells what was not."""
+    NO_REPLY = "no_reply"
+    BAD_REPLY = "bad_reply"
+    REFUSED = "refused"
+    LINE_ERROR = "line_error"
+    OFFLINE = "offline"
+    """The meter said that it is not there."""
 
 
 @dataclass(frozen=True)
@@ -237,27 +175,30 @@ class PollResult:
     """How one attempt to read a meter ended.
 
     reading: what could be read, or None. error: one sentence, or None when all was read.
-    result: one of POLL_RESULTS. failed: the meter is to rest before it is read again.
+    failed: the meter is to rest before it is read again, and for rest_s at least.
     duration_s: the attempt's own time on the line, without the wait for its turn.
     """
 
     meter: Meter
     reading: Reading | None
     error: str | None
-    result: str
+    end: PollEnd
     failed: bool
     duration_s: float
+    rest_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class MeterState:
     """A meter at one tick.
 
-    reading: the last one that carried a value. last_power_kw: the last plausible power, kept
-    through faults so that a fault can never raise the available capacity.
+    since_mono_s: when it came into the plan as it is now. reading: the last one that carried a
+    value. last_power_kw: the last plausible power, kept through faults so that a fault can never
+    raise the available capacity.
     """
 
     meter: Meter
+    since_mono_s: float = 0.0
     status: Status = Status.PENDING
     reading: Reading | None = None
     last_error: str | None = None
@@ -352,3 +293,42 @@ class Snapshot:
     meters: Mapping[str, MeterState] = field(default_factory=dict)
     lines: tuple[LineState, ...] = ()
     health: Health = Health()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question put to a device and what came of it, in words for a person.
+
+    asked: `unit 1: holding registers 20480 to 20491`, `GET http://…`, `topic …`. raw: the words in
+    hexadecimal or the start of the payload; None when nothing came. error: one sentence.
+    """
+
+    asked: str
+    raw: str | None = None
+    round_trip_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a meter or the way to it, and the next thing to try, in sentences."""
+
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What questioning a meter thoroughly brought; its values are not judged yet.
+
+    outcome: what a poll would give; None when nothing could be read. words: (function, address) →
+    word, 0..65535, of the meter's registers and their neighbours, as far as they could be read;
+    later_words: the same read again later_s afterwards.
+    """
+
+    outcome: Outcome | None = None
+    exchanges: tuple[Exchange, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    words: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    later_words: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    later_s: float = 0.0

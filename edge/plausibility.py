@@ -35,7 +35,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
-from edge.model import CONSUMING_TYPES, QUANTITIES, RawWords, Register
+from edge.communication import RawWords, Register
+from edge.model import CONSUMING_TYPES, QUANTITIES
 
 _POWERS = frozenset(
     ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower")
@@ -234,8 +235,7 @@ def _other_readings(
 
 
 def _scale(register: Register) -> float:
-    numerator, denominator = register.scale
-    return numerator / denominator
+    return register.scale.numerator / register.scale.denominator
 
 
 def _scaled(register: Register, words: Sequence[int]) -> float:

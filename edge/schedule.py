@@ -2,7 +2,7 @@
 
 Grid. Tick n lies n × tick_ms after the service's start. A meter with poll interval T has the
 slots phase + k × T; it is read at the first tick at or after each slot, so it never drifts and is
-never early. The phase is a fixed share of T that follows from the meter's `slot` number alone (the
+never early. The phase is a fixed share of T that follows from the meter's `phase_index` alone (the
 bit-reversed sequence 0, 1/2, 1/4, 3/4, …, which spreads any number of meters evenly), so it is the
 same after every restart. A meter that is new in the plan is also read once at once, within half a
 second and in the same spread order; its grid begins at the first slot one interval later.
@@ -63,11 +63,13 @@ class _Entry:
 
     next_slot: number of the slot that is due at due_tick; None before the first read.
     started_tick, started_slot: when its last read was started, and the last slot by then.
-    failed_slot: while it fails, the slot from which on it rests.
+    failed_slot: while it fails, the slot from which on it rests. left_alone_tick: before it the
+    meter asked not to be read.
     """
 
     meter: Meter
     line: _Line
+    interval_ms: int
     phase_ms: int
     due_tick: int
     order: int = 0
@@ -77,6 +79,7 @@ class _Entry:
     started_slot: int = 0
     failures: int = 0
     failed_slot: int = 0
+    left_alone_tick: int = 0
 
 
 @dataclass(eq=False)
@@ -145,6 +148,8 @@ class Schedule:
                 if skips:
                     left_out.append(LeftOut(entry.meter, overruns=0, skips=skips))
                 reads.append(self._start(entry, tick))
+            elif tick < entry.left_alone_tick:
+                continue
             elif slot >= entry.failed_slot + _rest_slots(entry):
                 if entry.line.meters == 1:
                     reads.append(self._start(entry, tick))
@@ -156,11 +161,21 @@ class Schedule:
                 reads.append(self._start(line.trial, tick))
         return reads, left_out
 
-    def finished(self, meter: Meter, *, failed: bool, line_failed: bool, busy_s: float) -> None:
-        """Note how a read ended.
+    def finished(
+        self,
+        meter: Meter,
+        tick: int,
+        *,
+        failed: bool,
+        line_failed: bool,
+        busy_s: float,
+        rest_s: float = 0.0,
+    ) -> None:
+        """Note at `tick` how a read ended.
 
         failed: the meter could not be read and shall rest. line_failed: its line could not be
         opened, which is neither a success nor its fault. busy_s: the line's time that it took.
+        rest_s: how long it asked to be left alone.
         """
         entry = self._entries.get(meter.id)
         if entry is None or entry.meter is not meter:
@@ -171,6 +186,7 @@ class Schedule:
             line.trial = None
         if line_failed:
             return
+        entry.left_alone_tick = tick + ceil(rest_s * 1000 / self._tick_ms) if rest_s else 0
         if not failed:
             entry.failures = 0
             return
@@ -180,12 +196,15 @@ class Schedule:
         line.free_tick = max(line.free_tick, entry.started_tick + paid_for)
 
     def _new_entry(self, meter: Meter, line: _Line, tick: int) -> _Entry:
-        share = _bit_reversed(meter.slot)
-        first_read_ms = int(share * min(meter.poll_interval_ms, FIRST_READS_WITHIN_MS))
+        share = _bit_reversed(meter.phase_index)
+        interval_ms = meter.poll_interval_ms
+        assert interval_ms is not None  # who speaks by himself is not in the schedule
+        first_read_ms = int(share * min(interval_ms, FIRST_READS_WITHIN_MS))
         return _Entry(
             meter=meter,
             line=line,
-            phase_ms=int(share * meter.poll_interval_ms),
+            interval_ms=interval_ms,
+            phase_ms=int(share * interval_ms),
             due_tick=tick + first_read_ms // self._tick_ms,
         )
 
@@ -204,7 +223,7 @@ class Schedule:
 
         Returns the last slot by now, and how many before that went by since the one that was due.
         """
-        now_ms, interval_ms = tick * self._tick_ms, entry.meter.poll_interval_ms
+        now_ms, interval_ms = tick * self._tick_ms, entry.interval_ms
         if entry.next_slot is None:
             slot, skips = _ceil_div(now_ms - entry.phase_ms, interval_ms), 0
         else:
@@ -225,7 +244,7 @@ class Schedule:
 def _rest_slots(entry: _Entry) -> int:
     """After how many slots a meter that failed may be tried again."""
     longest_ms = MAX_REST_ALONE_MS if entry.line.meters == 1 else MAX_REST_MS
-    longest = max(1, longest_ms // entry.meter.poll_interval_ms)
+    longest = max(1, longest_ms // entry.interval_ms)
     return min(1 << min(entry.failures - 1, 10), longest)
 
 

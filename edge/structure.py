@@ -11,12 +11,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.errors import (
+    AttributeValidationNote,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
+from cattrs.gen import make_dict_structure_fn, mapping_structure_factory, override
 
 from edge.errors import Fault, Faulty
 
@@ -51,8 +55,8 @@ def one_of(*choices: Any) -> Check:
     def check(value: Any) -> None:
         if value not in choices:
             wanted = " | ".join(str(choice) for choice in choices)
-            nearest = _nearest(value, choices) if isinstance(value, str) else ""
-            raise ValueError(f"must be {wanted}, not {shown(value)}{nearest}")
+            hint = nearest(value, choices) if isinstance(value, str) else ""
+            raise ValueError(f"must be {wanted}, not {shown(value)}{hint}")
 
     return check
 
@@ -116,6 +120,29 @@ def structure_sound(
     return structure(cls, {**(stand_ins or {}), **sound}, spell), faults
 
 
+def merge_patch(document: Any, patch: Any) -> Any:
+    """Apply a JSON Merge Patch. Source: RFC 7396, section 2. Neither argument is changed.
+
+    Not recursive as in the RFC, so that no depth of nesting can exhaust the stack.
+    """
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(document) if isinstance(document, dict) else {}
+    to_merge = [(merged, patch)]
+    while to_merge:
+        target, changes = to_merge.pop()
+        for name, value in changes.items():
+            if value is None:
+                target.pop(name, None)
+            elif isinstance(value, dict):
+                old = target.get(name)
+                target[name] = dict(old) if isinstance(old, dict) else {}
+                to_merge.append((target[name], value))
+            else:
+                target[name] = value
+    return merged
+
+
 def unknown_keys(names: Iterable[str], known: Iterable[str], path: str = "") -> Iterator[Fault]:
     """The faults for keys that nobody reads, with the nearest ones that somebody does.
 
@@ -123,8 +150,8 @@ def unknown_keys(names: Iterable[str], known: Iterable[str], path: str = "") -> 
     """
     names, known = sorted(names), sorted(known)
     for name in names[:_SHOWN_UNKNOWN_KEYS]:
-        nearest = _nearest(name, known) or "; known here: " + ", ".join(known)
-        yield Fault(_join(path, name), f"unknown key{nearest}")
+        hint = nearest(name, known) or "; known here: " + ", ".join(known)
+        yield Fault(_join(path, name), f"unknown key{hint}")
     more = len(names) - _SHOWN_UNKNOWN_KEYS
     if more > 0:
         yield Fault(path, f"{more} more unknown keys; leave them out")
@@ -162,6 +189,16 @@ def _make_converter(spell: Callable[[str], str]) -> cattrs.Converter:
     converter.register_structure_hook(int, _whole_number)
     converter.register_structure_hook(float, _number)
 
+    def table_hook(type_: Any) -> Callable[[Any, Any], Any]:
+        structure_table = mapping_structure_factory(type_, converter)
+
+        def hook(value: Any, type_: Any) -> Any:
+            if not isinstance(value, dict):
+                raise ValueError(f"must be a table or object, not {shown(value)}")
+            return structure_table(value, type_)
+
+        return hook
+
     def attrs_hook(cls: type) -> Callable[[Any, Any], Any]:
         overrides = {
             attribute.name: override(
@@ -184,6 +221,7 @@ def _make_converter(spell: Callable[[str], str]) -> cattrs.Converter:
         return hook
 
     converter.register_structure_hook_factory(attrs.has, attrs_hook)
+    converter.register_structure_hook_factory(_is_table, table_hook)
     return converter
 
 
@@ -245,7 +283,23 @@ def _sound_keys(
         inner = attribute.type
         if inner is not None and attrs.has(inner):
             value = dict(_sound_keys(inner, value, faulty, spell, where))
+        elif (entry := _entry_class(inner)) is not None:
+            value = {
+                inner_name: dict(_sound_keys(entry, table, faulty, spell, _join(where, inner_name)))
+                for inner_name, table in value.items()
+                if _join(where, inner_name) not in faulty
+            }
         yield name, value
+
+
+def _is_table(type_: Any) -> bool:
+    return _entry_class(type_) is not None
+
+
+def _entry_class(type_: Any) -> type | None:
+    """The class of a table's entries, where a key is a table of such by name."""
+    entry = get_args(type_)[1] if get_origin(type_) is dict else None
+    return entry if entry is not None and attrs.has(entry) else None
 
 
 def _faults(exc: BaseException, path: str, spell: Callable[[str], str]) -> Iterator[Fault]:
@@ -273,6 +327,8 @@ def _inner_path(
             for name, attribute in keys_of(outer.cl, spell).items():
                 if attribute.name == note.name:
                     return _join(path, name)
+        if isinstance(note, IterableValidationNote):
+            return _join(path, str(note.index))
     return path
 
 
@@ -282,7 +338,8 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _nearest(value: str, choices: Iterable[Any]) -> str:
+def nearest(value: str, choices: Iterable[Any]) -> str:
+    """Give the end of a sentence that names the choice nearest to a value, empty if none is."""
     spelled = {str(choice).casefold(): str(choice) for choice in choices}
     near = difflib.get_close_matches(value.casefold(), spelled, n=1)
     return f"; did you mean {spelled[near[0]]!r}?" if near else ""
