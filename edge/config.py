@@ -106,6 +106,41 @@ class LogConfig:
 
 
 @attrs.frozen
+class BrokerConfig:
+    """One MQTT broker."""
+
+    host: str = key("localhost", check=text(255))
+    port: int | None = key(None, check=between(1, 65535))
+    username: str | None = key(None, check=text(255))
+    password: str | None = key(None, check=text(1000))
+    password_file: str | None = key(None, check=text(1000))
+    tls: bool = key(False)
+    ca_file: str | None = key(None, check=text(1000))
+    cert_file: str | None = key(None, check=text(1000))
+    key_file: str | None = key(None, check=text(1000))
+    client_id: str | None = key(None, check=text(100))
+    keepalive_s: int = key(30, check=between(5, 3600, "s"))
+
+
+@attrs.frozen
+class MqttConfig:
+    """The brokers that meters can be heard on, by name; `broker` gives one of them."""
+
+    brokers: dict[str, BrokerConfig] = key(attrs.Factory(dict))
+
+    def all(self) -> dict[str, BrokerConfig]:
+        """The configured brokers, and `default` in any case."""
+        return {"default": BrokerConfig(), **self.brokers}
+
+
+@attrs.frozen
+class TemplatesConfig:
+    """A folder of templates beside the built-in ones."""
+
+    dir: str | None = key(None, check=text(1000))
+
+
+@attrs.frozen
 class Config:
     """All settings of the service, checked. What can be set stands in the section classes."""
 
@@ -113,15 +148,19 @@ class Config:
     api: ApiConfig = key(attrs.Factory(ApiConfig))
     cycle: CycleConfig = key(attrs.Factory(CycleConfig))
     load: LoadConfig = key(attrs.Factory(LoadConfig))
+    mqtt: MqttConfig = key(attrs.Factory(MqttConfig))
+    templates: TemplatesConfig = key(attrs.Factory(TemplatesConfig))
     state: StateConfig = key(attrs.Factory(StateConfig))
     log: LogConfig = key(attrs.Factory(LogConfig))
 
+
+BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
 SECTIONS: dict[str, type] = {
     name: section for name, section in get_type_hints(Config).items() if attrs.has(section)
 }
 
-NEEDS_RESTART = ("site.id", "site.name", "api", "cycle", "state")
+NEEDS_RESTART = ("site.id", "site.name", "api", "cycle", "mqtt", "templates", "state")
 """What a running service cannot take over when the file is reloaded; the rest it can."""
 
 
@@ -134,7 +173,7 @@ def load_config(
 
     file: TOML; None for defaults only. environment: searched for DLM_EDGE_<SECTION>_<KEY>.
     flags: `section.key` → value, for what the command line gave.
-    Relative `state.dir` in the file is taken from the file's own folder.
+    Relative paths in the file are taken from the file's own folder.
     Raises ConfigError with every fault; no other I/O than reading the file.
     """
     faults: list[Fault] = []
@@ -151,10 +190,33 @@ def load_config(
         faults += [_located(fault, origins, file) for fault in _cross_faults(config, faulty)]
     if faults:
         raise ConfigError("", faults)
-    if file is not None and "dir" in document.get("state", {}) and "state.dir" not in origins:
-        folder = os.path.realpath(file.parent / config.state.dir)
-        config = attrs.evolve(config, state=attrs.evolve(config.state, dir=folder))
-    return config
+    return config if file is None else _with_paths(config, document, origins, file.parent)
+
+
+def _with_paths(
+    config: Config, document: Mapping[str, Any], origins: Mapping[str, str], folder: Path
+) -> Config:
+    """Take relative paths that the file gives from the file's own folder."""
+
+    def resolved(section: Any, names: Iterable[str]) -> Any:
+        given = {name: getattr(section, name) for name in names}
+        paths = {name: os.path.realpath(folder / path) for name, path in given.items() if path}
+        return attrs.evolve(section, **paths)
+
+    def from_file(section: str) -> list[str]:
+        return (
+            ["dir"]
+            if "dir" in document.get(section, {}) and f"{section}.dir" not in origins
+            else []
+        )
+
+    brokers = {name: resolved(broker, BROKER_FILES) for name, broker in config.mqtt.brokers.items()}
+    return attrs.evolve(
+        config,
+        state=resolved(config.state, from_file("state")),
+        templates=resolved(config.templates, from_file("templates")),
+        mqtt=attrs.evolve(config.mqtt, brokers=brokers),
+    )
 
 
 def changes_that_need_restart(old: Config, new: Config) -> list[str]:
@@ -256,6 +318,22 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
             "load.failsafe_available_kw",
             f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
         )
+    for name, broker in config.mqtt.brokers.items():
+        yield from _broker_faults(f"mqtt.brokers.{name}", name, broker)
+
+
+def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault]:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        yield Fault(path, "must have a name of 1 to 64 letters, digits, '-' or '_'")
+    if broker.password is not None and broker.password_file is not None:
+        yield Fault(f"{path}.password_file", "does not go with password; give one of the two")
+    if (broker.password or broker.password_file) and broker.username is None:
+        yield Fault(f"{path}.username", "is missing; a password needs it")
+    if (broker.cert_file is None) != (broker.key_file is None):
+        missing = "key_file" if broker.key_file is None else "cert_file"
+        yield Fault(f"{path}.{missing}", "is missing; a client certificate needs its key")
+    if not broker.tls and (broker.ca_file or broker.cert_file):
+        yield Fault(f"{path}.tls", "must be true where certificates are given")
 
 
 def _located(fault: Fault, origins: Mapping[str, str], file: Path | None) -> Fault:

@@ -25,7 +25,7 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,8 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError, DlmError, Fault, Faulty, RequestError, StateError
-from edge.meterspec import line_conflicts, merge_patch, parse_meter
+from edge.meterspec import References, line_conflicts, parse_meter
+from edge.meterspec.secrets import carry_over, not_carried
 from edge.model import Meter
+from edge.structure import merge_patch
 
 VERSION = 1
 STATE_FILE = "state.json"
@@ -53,16 +55,23 @@ log = logging.getLogger("EnergyMeterManager")
 class Registry:
     """Sole writer of `state.json`. `meters` may be read from any thread.
 
-    changed: called with the new meters after they were stored, in the order of the changes; it
-    must not block. Its future is done when the change shows to readers, which a change waits for.
+    references: what registrations may refer to. changed: called with the new meters after they
+    were stored, in the order of the changes; it must not block. Its future is done when the change
+    shows to readers, which a change waits for.
     """
 
-    def __init__(self, folder: Path, changed: Callable[[tuple[Meter, ...]], Future[None]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        references: References,
+        changed: Callable[[tuple[Meter, ...]], Future[None]],
+    ) -> None:
         self.meters: tuple[Meter, ...] = ()
         """In order of registration; never changed, replaced whole."""
         self.notices: tuple[str, ...] = ()
         """What had to be mended at the start, one sentence each."""
         self._folder = folder
+        self._references = references
         self._changed = changed
         self._stored = b""
         self._lock_fd: int | None = None
@@ -76,7 +85,7 @@ class Registry:
         """
         self._lock_fd = _lock(self._folder)
         try:
-            stored = load_state(self._folder, set_aside=True)
+            stored = load_state(self._folder, self._references, set_aside=True)
         except DlmError:
             self.close()
             raise
@@ -103,7 +112,7 @@ class Registry:
             if len(self.meters) >= MAX_METERS:
                 message = f"{MAX_METERS} meters are registered, the most there can be; remove some."
                 raise RequestError(409, "TOO_MANY_METERS", message)
-            meter = _parsed(document, _new_id(), self._free_slot())
+            meter = self.parse(document, _new_id(), self._free_index())
             self._check_against_others(meter)
             self._store((*self.meters, meter))
             log.info("Registered meter: %s", meter.name)
@@ -117,7 +126,13 @@ class Registry:
             old = self._find(meter_id)
             if not isinstance(patch, dict):
                 raise _invalid([Fault("", "must be an object with the keys to change")])
-            meter = _parsed(merge_patch(old.document, patch), old.id, old.slot)
+            merged, faults = carry_over(old.document, patch, merge_patch(old.document, patch))
+            if faults:
+                raise _invalid(faults)
+            meter = self.parse(merged, old.id, old.phase_index)
+            faults = not_carried(old, patch, meter)
+            if faults:
+                raise _invalid(faults)
             self._check_against_others(meter)
             self._store(tuple(meter if other is old else other for other in self.meters))
             log.info("Updated meter: %s", meter.name)
@@ -135,15 +150,30 @@ class Registry:
         wait([shown], SHOWN_WITHIN_S)
         return meter
 
+    def parse(self, document: Any, meter_id: str = "meter_0", phase_index: int = 0) -> Meter:
+        """Make a Meter of a registration without registering it. Raises RequestError."""
+        try:
+            return parse_meter(document, meter_id, phase_index, self._references)
+        except Faulty as exc:
+            raise _invalid(exc.faults) from None
+
+    def parse_trial(self, document: Any) -> Meter:
+        """As `parse`, and check that the meter's line does not clash with a registered one's."""
+        meter = self.parse(document)
+        conflicts = line_conflicts(meter, self.meters)
+        if conflicts:
+            raise _invalid(conflicts)
+        return meter
+
     def _find(self, meter_id: str) -> Meter:
         for meter in self.meters:
             if meter.id == meter_id:
                 return meter
         raise meter_not_found(meter_id)
 
-    def _free_slot(self) -> int:
-        taken = {meter.slot for meter in self.meters}
-        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    def _free_index(self) -> int:
+        taken = {meter.phase_index for meter in self.meters}
+        return next(index for index in range(len(taken) + 1) if index not in taken)
 
     def _check_against_others(self, meter: Meter) -> None:
         for other in self.meters:
@@ -196,10 +226,11 @@ class StoredState:
     notices: tuple[str, ...] = ()
 
 
-def load_state(folder: Path, *, set_aside: bool) -> StoredState:
+def load_state(folder: Path, references: References, *, set_aside: bool) -> StoredState:
     """Read the stored meters, from the backup where the file itself is of no use.
 
-    set_aside: move a damaged file out of the way; else nothing on disk is changed.
+    references: what registrations may refer to. set_aside: move a damaged file out of the way;
+    else nothing on disk is changed.
     Raises StateError when a file cannot be read, ConfigError when a meter is not valid.
     """
     notices = []
@@ -217,7 +248,8 @@ def load_state(folder: Path, *, set_aside: bool) -> StoredState:
                 f"{STATE_FILE} was missing or damaged, so the {len(entries)} meters of "
                 f"{BACKUP_FILE} are used; check that the last change is among them."
             )
-        return StoredState(_parse_entries(file, entries), content, tuple(notices))
+        meters = _parse_entries(file, entries, references)
+        return StoredState(meters, content, tuple(notices))
     if not notices:
         broken = sorted(file.name for file in folder.glob(f"{STATE_FILE}*{BROKEN_ENDING}*"))
         notices = [f"{name} was set aside as damaged earlier." for name in broken]
@@ -310,7 +342,8 @@ def _not_stored(exc: OSError, fate: str) -> StateError:
 
 def _dump(meters: tuple[Meter, ...]) -> bytes:
     entries = [
-        {"id": meter.id, "slot": meter.slot, "registration": meter.document} for meter in meters
+        {"id": meter.id, "slot": meter.phase_index, "registration": meter.document}
+        for meter in meters
     ]
     document = {"version": VERSION, "meters": entries}
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
@@ -362,7 +395,9 @@ def _entries(file: Path, content: bytes) -> list[dict[str, Any]] | None:
     return entries
 
 
-def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ...]:
+def _parse_entries(
+    file: Path, entries: list[dict[str, Any]], references: References
+) -> tuple[Meter, ...]:
     meters: list[Meter] = []
     faults: list[Fault] = []
     for number, entry in enumerate(entries):
@@ -371,14 +406,14 @@ def _parse_entries(file: Path, entries: list[dict[str, Any]]) -> tuple[Meter, ..
             message = f"must be 'meter_' with letters and digits, not {entry['id']!r}"
             faults.append(Fault(f"{place}.id", message))
         try:
-            meter = parse_meter(entry["registration"], entry["id"], entry["slot"])
+            meter = parse_meter(entry["registration"], entry["id"], entry["slot"], references)
         except Faulty as exc:
             faults.extend(_below(f"{place}.registration", exc.faults))
             continue
         for other in meters:
             if other.id == meter.id or _alike(other.name, meter.name):
                 faults.append(Fault(place, f"appears twice ({meter.name!r}); delete one of them"))
-            elif other.slot == meter.slot:
+            elif other.phase_index == meter.phase_index:
                 message = f"is that of {other.name!r} too; give another number, 0 or above"
                 faults.append(Fault(f"{place}.slot", message))
         faults.extend(_below(f"{place}.registration", line_conflicts(meter, meters)))
@@ -414,14 +449,7 @@ def _set_aside(file: Path) -> Path:
     return target
 
 
-def _parsed(document: Any, meter_id: str, slot: int) -> Meter:
-    try:
-        return parse_meter(document, meter_id, slot)
-    except Faulty as exc:
-        raise _invalid(exc.faults) from None
-
-
-def _invalid(faults: list[Fault] | tuple[Fault, ...]) -> RequestError:
+def _invalid(faults: Sequence[Fault]) -> RequestError:
     first = f"{faults[0]}"
     more = f" (and {len(faults) - 1} more faults, see details)" if len(faults) > 1 else ""
     return RequestError(

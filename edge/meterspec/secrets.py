@@ -1,0 +1,109 @@
+"""Secrets in a registration: shown as `"***"`, kept when that is sent back, never sent elsewhere.
+
+They are the keys of `communication` that hold one by their nature, and the headers whose name says
+so. Who may change a registration shall not thereby learn its secrets: a stored secret goes only to
+the line that it was given for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edge.errors import Fault
+from edge.meterspec.keys import PATH
+from edge.model import Meter
+
+HIDDEN = "***"
+
+_KEYS = ("authToken", "password")
+_HEADER = re.compile(
+    r"auth|token|secret|password|passwd|cookie|credential|signature|session|key", re.I
+)
+
+_Path = tuple[str, ...]
+
+
+def redacted(communication: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a registration's `communication` with its secrets hidden."""
+    shown = dict(communication)
+    for path in _secrets(communication):
+        if len(path) == 1:
+            shown[path[0]] = HIDDEN
+        else:
+            shown[path[0]] = {**shown[path[0]], path[1]: HIDDEN}
+    return shown
+
+
+def carry_over(
+    old: Mapping[str, Any], patch: Mapping[str, Any], merged: Mapping[str, Any]
+) -> tuple[Any, list[Fault]]:
+    """Put stored secrets where an update has `"***"`.
+
+    old: the registration document; patch: the update; merged: both together.
+    Gives the document to store, and a fault for each `"***"` that nothing is stored for.
+    """
+    communication, stored = merged.get(PATH), old.get(PATH)
+    if not isinstance(communication, dict) or not isinstance(stored, dict):
+        return merged, []
+    communication = {**communication}
+    faults = []
+    for path in _secrets(communication):
+        if _at(communication, path) != HIDDEN:
+            continue
+        secret = _at(stored, path)
+        if secret is None:
+            faults.append(_hidden(path))
+        elif len(path) == 1:
+            communication[path[0]] = secret
+        else:
+            communication[path[0]] = {**communication[path[0]], path[1]: secret}
+    return {**merged, PATH: communication}, faults
+
+
+def hidden_secrets(communication: Mapping[str, Any]) -> list[Fault]:
+    """A fault for each secret that is given as `"***"` where nothing can be stored for it."""
+    return [_hidden(path) for path in _secrets(communication) if _at(communication, path) == HIDDEN]
+
+
+def not_carried(old: Meter, patch: Mapping[str, Any], new: Meter) -> list[Fault]:
+    """A fault for each stored secret that an update would send to another line."""
+    if old.communication.endpoint.name == new.communication.endpoint.name:
+        return []
+    given = patch.get(PATH)
+    given = given if isinstance(given, dict) else {}
+    return [
+        Fault(
+            ".".join((PATH, *path)),
+            f"must be given again: the update leads to {new.communication.endpoint.name}, and a "
+            "stored secret is not sent elsewhere",
+        )
+        for path in _secrets(new.document[PATH])
+        if _at(given, path) in (None, HIDDEN)
+    ]
+
+
+def _hidden(path: _Path) -> Fault:
+    return Fault(
+        ".".join((PATH, *path)),
+        f"hides a secret that is stored, and none is ({HIDDEN!r}); give the secret",
+    )
+
+
+def _secrets(communication: Mapping[str, Any]) -> Iterator[_Path]:
+    for name in _KEYS:
+        if name in communication:
+            yield (name,)
+    headers = communication.get("headers")
+    if isinstance(headers, dict):
+        for name in headers:
+            if _HEADER.search(name):
+                yield "headers", name
+
+
+def _at(communication: Mapping[str, Any], path: _Path) -> Any:
+    value: Any = communication
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
