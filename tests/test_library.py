@@ -243,6 +243,8 @@ def test_a_template_has_its_proof(name: str) -> None:
     assert cases, f"no recorded case in tests/wire/{name}/"
     protocol = LIBRARY[name].protocol
     talk = {"modbus": "exchange", "mqtt": "message", "http": "response"}[protocol]
+    if "sunspec" in LIBRARY[name].communication:
+        talk = "registers"
     values = 0
     for case in cases:
         document = tomllib.loads(case.read_text(encoding="utf-8"))

@@ -1,0 +1,147 @@
+"""What a meter at a site can measure, as far as physics tells: possible, usual, and in agreement.
+
+Wide on purpose: a voltage may be between lines or to neutral, a current that of one phase or the
+sum of three, and flows in and out over different phases cancel out. Values are in the quantities'
+units: kW, kWh, V, A, Hz; `phase` is `L1` to `L3`, or empty for the total.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge.model import CONSUMING_TYPES
+
+PHASES = ("L1", "L2", "L3")
+
+_POWERS = frozenset(
+    ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower")
+)
+_ENERGIES = frozenset(("energy", "energyExport"))
+
+_POSSIBLE_LOAD = 20
+"""Beyond so many grid capacities nothing is possible, as for a reading that is marked suspect."""
+_FREEING_LOAD = 2
+"""The same in the direction that raises what is free."""
+_LIKELY_LOAD = 1.5
+"""Beyond so many grid capacities nothing is usual."""
+_SERVICE_LIFE_H = 50 * 8760
+_LEAST_V = 50.0
+_MOST_V = 1000.0
+"""Where low voltage ends (IEC 60038)."""
+_LEAST_MAINS_KV = 0.1
+_NOMINAL_V = (120.0, 230.0, 400.0)
+_IDLE_KW = 0.1
+"""Below it meters round too coarsely to compare P with U·I."""
+
+
+def family(quantity: str) -> str:
+    """Name the quantity without its phase; all powers are one family, and so are both energies."""
+    if quantity in _POWERS:
+        return "power"
+    return "energy" if quantity in _ENERGIES else quantity.rstrip("L123")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a meter stands: its type, and what the grid connection can carry."""
+
+    meter_type: str
+    grid_capacity_kw: float
+
+    @property
+    def most_kw(self) -> float:
+        """The largest power that is possible at all."""
+        return _POSSIBLE_LOAD * self.grid_capacity_kw
+
+    def is_possible(self, quantity: str, values: Mapping[str, float]) -> bool:
+        """Whether a value can be true at all, the others given."""
+        value = values[quantity]
+        kind = family(quantity)
+        if value == 0.0 and kind in ("voltage", "frequency") and self.meter_type == "solar":
+            return True  # asleep
+        low, high = self._limits(quantity)
+        if quantity.startswith("voltageL") and any(
+            values.get(f"voltage{phase}", 0.0) >= _LEAST_V for phase in PHASES
+        ):
+            low = 0.0  # a dead phase beside a live one is a blown fuse, and no wrong address
+        return low <= value <= high
+
+    def _limits(self, quantity: str) -> tuple[float, float]:
+        most_kw = self.most_kw
+        freeing_kw = _FREEING_LOAD * self.grid_capacity_kw
+        if quantity == "power" and self.meter_type in CONSUMING_TYPES:
+            return -freeing_kw, most_kw
+        if quantity == "power" and self.meter_type == "solar":
+            return -most_kw, freeing_kw
+        return {
+            "power": (-most_kw, most_kw),
+            "energy": (0.0, self.grid_capacity_kw * _SERVICE_LIFE_H),
+            "voltage": (_LEAST_V, _MOST_V),
+            "current": (-most_kw / _LEAST_MAINS_KV, most_kw / _LEAST_MAINS_KV),
+            "frequency": (45.0, 65.0),
+            "powerFactor": (-1.01, 1.01),
+        }[family(quantity)]
+
+    def usualness(self, quantity: str, value: float) -> float | None:
+        """Give points for how usual a value is, about -1 to 2; None for one not to be believed."""
+        kind, size = family(quantity), abs(value)
+        low, high = self._limits(quantity)
+        likely_kw = _LIKELY_LOAD * self.grid_capacity_kw
+        least, most = {
+            "power": (0.001, likely_kw),
+            "energy": (0.1, high),
+            "voltage": (100.0, 480.0),
+            "current": (0.01, likely_kw / _LEAST_MAINS_KV),
+            "frequency": (45.0, 65.0),
+            "powerFactor": (0.01, 1.0),
+        }[kind]
+        if not (least <= size <= most and low <= value <= high):
+            return None
+        if kind == "voltage":
+            return 2.0 if any(abs(value / usual - 1) <= 0.1 for usual in _NOMINAL_V) else -1.0
+        if kind == "frequency":
+            return 2.0 if min(abs(value - 50.0), abs(value - 60.0)) <= 0.6 else -1.0
+        if kind == "powerFactor":
+            return 0.5 if size >= 0.5 else -1.0
+        return 0.0
+
+
+def apparent_kva(values: Mapping[str, float], phase: str) -> tuple[float, float] | None:
+    """Give the least and the most apparent power that voltage and current can mean, kVA.
+
+    None where they are not known, or the voltage is none.
+    """
+    if not phase:
+        parts = [apparent_kva(values, each) for each in PHASES]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(PHASES):
+            return math.fsum(low for low, _ in known), math.fsum(high for _, high in known)
+    voltage = values.get(f"voltage{phase}", values.get("voltage"))
+    current = values.get(f"current{phase}")
+    if voltage is None or current is None or not _LEAST_V <= voltage <= _MOST_V:
+        return None
+    one = abs(voltage * current) / 1000
+    return one / math.sqrt(3), one if phase else 3 * one
+
+
+def active_kw(values: Mapping[str, float], phase: str) -> tuple[float, float] | None:
+    """Give the least and the most active power that goes with it: U·I·cos φ, kW."""
+    bounds = apparent_kva(values, phase)
+    if bounds is None:
+        return None
+    factor = abs(values.get("powerFactor", 0.0))
+    if 0.1 <= factor <= 1.0:
+        return factor * bounds[0], factor * bounds[1]
+    # Flows over different phases may cancel out, but hardly to a hundredth.
+    return 0.01 * bounds[0], bounds[1]
+
+
+def agrees(values: Mapping[str, float], phase: str) -> bool | None:
+    """Whether P is what U·I·cos φ can be; None where that cannot be told."""
+    power_kw, bounds = values.get(f"power{phase}"), active_kw(values, phase)
+    if not power_kw or bounds is None or max(abs(power_kw), bounds[1]) < _IDLE_KW:
+        return None
+    least, most = bounds
+    return 0.7 * least <= abs(power_kw) <= 1.3 * most + _IDLE_KW / 2
