@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -749,6 +750,18 @@ def test_the_command_serves_until_a_signal_ends_it(tmp_path: Path, end: signal.S
         (("--port", "65535"), 2, "--port must be 0 to 65535"),
         (("--transport", "rtu"), 2, "--transport rtu needs a --serial-port"),
         (("--transport", "rtu", "--serial-port", "/dev/none"), 1, "cannot serve"),
+        (("--transport", "http", "--fault", "1:bad-crc"), 2, "bad-crc does not exist on http"),
+        (("--token", "t"), 2, "--token goes with --transport http"),
+        (("--units-per-port", "0"), 2, "--units-per-port must be 1 to 247"),
+        (("--transport", "mqtt", "--broker", "here:mqtt"), 2, "--broker must be a host"),
+        (("--transport", "mqtt", "--interval", "0"), 2, "--interval must be 0.01 to 3600"),
+        (("--transport", "mqtt", "--prefix", "a/#"), 2, "--prefix must be the beginning"),
+        (("--transport", "mqtt", "--meters", "501"), 2, "--meters must be 1 to 500"),
+        (("--transport", "mqtt", "--broker", "127.0.0.1:1"), 1, "start a broker at 127.0.0.1:1"),
+        (("--template", "abb-b32"), 2, "no template 'abb-b32'; nearest are abb-b23"),
+        (("--template", "abb-b23", "--transport", "mqtt"), 2, "abb-b23 speaks tcp"),
+        (("--template", "shelly-em", "--payload", "json"), 2, "do not go with --template"),
+        (("--template", "dsmr-reader"), 2, "these can: ams-reader"),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(
@@ -758,6 +771,32 @@ def test_wrong_use_is_answered_with_one_sentence(
     _, error = process.communicate(timeout=10)
     assert process.returncode == code
     assert words in error.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (("--transport", "http"), {"url"}),
+        (("--template", "abb-b23"), {"template", "host", "port", "unitId"}),
+        (("--template", "shelly-plus-1pm-http"), {"template", "host"}),
+    ],
+)
+def test_the_command_serves_other_meters(
+    tmp_path: Path, arguments: tuple[str, ...], keys: set[str]
+) -> None:
+    port_file = tmp_path / "ports.json"
+    process = simulate(*arguments, "--port", "0", "--port-file", str(port_file), "--meters", "2")
+    wait_until(port_file.exists, timeout_s=10, what="the port file")
+    for body in json.loads(port_file.read_text()):
+        where = body["communication"]
+        assert set(where) == keys
+        origin = urlsplit(where.get("url", f"//{where.get('host')}"))
+        assert origin.hostname is not None
+        socket.create_connection((origin.hostname, origin.port or where["port"])).close()
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=5)
+    assert (process.returncode, error) == (0, "")
+    assert out.count("curl -X POST") == 2
 
 
 def test_a_taken_port_ends_the_command() -> None:

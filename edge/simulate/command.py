@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edge.errors import ConfigError
+from edge.library import Library
 from edge.simulate.demo import DemoSite
-from edge.simulate.device import Fault, FaultKind
+from edge.simulate.dialect import template_dialect
+from edge.simulate.fault import TRANSPORTS, Fault, FaultKind
+from edge.simulate.http import HttpSite
+from edge.simulate.mqtt import DEFAULT_PORT as DEFAULT_BROKER_PORT
+from edge.simulate.mqtt import DEFAULT_PREFIX, MAX_METERS, PAYLOADS, MqttSite
+from edge.simulate.served import ServedSite
+from edge.template import Template
 
 DEFAULT_PORT = 5020
+DEFAULT_HTTP_PORT = 8090
+MODBUS_TRANSPORTS = ("tcp", "rtu-over-tcp", "rtu")
+
+_OWN_FLAGS = {
+    "serial_port": ("rtu",),
+    "units_per_port": ("tcp", "rtu-over-tcp"),
+    "token": ("http",),
+    "broker": ("mqtt",),
+    "interval": ("mqtt",),
+    "prefix": ("mqtt",),
+    "payload": ("mqtt",),
+}
+"""Flags that mean something on these transports only."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,23 +44,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(kind.value for kind in FaultKind)
     add = parser.add_argument
     add("--meters", type=int, default=4, metavar="N", help="how many meters (default 4)")
-    add("--transport", choices=("tcp", "rtu-over-tcp", "rtu"), default="tcp")
+    add("--transport", choices=TRANSPORTS, help="default tcp, or what the template speaks")
+    add("--template", metavar="NAME", help="serve devices of this model of the device library")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add(
         "--port",
         type=int,
-        default=DEFAULT_PORT,
-        help=f"of the first meter, the others follow; 0: any free (default {DEFAULT_PORT})",
+        help="of the first meter, the others follow; 0: any free; over HTTP they share one "
+        f"(default {DEFAULT_PORT}, HTTP {DEFAULT_HTTP_PORT})",
     )
     add(
         "--units-per-port",
         type=int,
-        default=1,
         metavar="N",
         help="meters behind one port, as behind a gateway (default 1)",
     )
-    add("--serial-port", default="", metavar="DEV", help="device for --transport rtu")
+    add("--serial-port", metavar="DEV", help="device for --transport rtu")
     add("--baudrate", type=int, default=9600)
+    add("--token", help="HTTP: what a client must send as Authorization: Bearer")
+    add(
+        "--broker",
+        metavar="HOST[:PORT]",
+        help=f"MQTT: where to publish (default localhost:{DEFAULT_BROKER_PORT})",
+    )
+    add("--interval", type=float, metavar="SECONDS", help="MQTT: between publications (default 1)")
+    add("--prefix", help=f"MQTT: topics are <prefix>/<meter>/power ... (default {DEFAULT_PREFIX})")
+    add("--payload", choices=PAYLOADS, help="MQTT: what is published (default number)")
     add(
         "--fault",
         type=_meter_fault,
@@ -44,13 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="METER:KIND[=ARG]",
         help=f"what is wrong with which meter, counted from 1; KIND is one of {kinds}; ARG is "
-        "the seconds of slow and late, or the code of exception",
+        "the seconds of slow and late, or the code of exception and status",
     )
     add(
         "--port-file",
         type=Path,
         metavar="FILE",
-        help="write the registrations here, as a JSON list, once every port is bound",
+        help="write the registrations here, as a JSON list, once every meter can be reached",
     )
     add("--seed", type=int, default=0, help="another seed is another site (default 0)")
 
@@ -63,29 +96,19 @@ def run(args: argparse.Namespace) -> int:
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        _check(args)
-        site = DemoSite(
-            args.meters,
-            transport=args.transport,
-            host=args.host,
-            port=args.port,
-            units_per_port=args.units_per_port,
-            serial_port=args.serial_port,
-            baudrate=args.baudrate,
-            seed=args.seed,
-        )
+        site = _site(args)
         for number, fault in args.fault:
             site.set_fault(number, fault)
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         print(f"dlm-edge simulate: {error}", file=sys.stderr)
         return 2
     try:
         site.start()
     except OSError as error:
-        print(
-            f"dlm-edge simulate: cannot serve: {error}; choose another --port or --serial-port",
-            file=sys.stderr,
-        )
+        remedy = "choose another --port or --serial-port"
+        if isinstance(site, MqttSite):
+            remedy = f"start a broker at {site.broker}, or name another with --broker"
+        print(f"dlm-edge simulate: cannot serve: {error}; {remedy}", file=sys.stderr)
         return 1
     try:
         _announce(site.registrations, args.port_file)
@@ -95,25 +118,121 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    if not 1 <= args.units_per_port <= 247:
-        raise ValueError("--units-per-port must be 1 to 247")
-    most = 247 if args.transport == "rtu" else 50_000
+def _site(args: argparse.Namespace) -> ServedSite:
+    """Build what the flags ask for. Raises ValueError, or ConfigError for a faulty template."""
+    template = _template(args.template) if args.template else None
+    transport = _transport(args.transport, template)
+    for flag, transports in _OWN_FLAGS.items():
+        if getattr(args, flag) is not None and transport not in transports:
+            spelled = flag.replace("_", "-")
+            raise ValueError(f"--{spelled} goes with --transport {' or '.join(transports)}")
+    port = DEFAULT_HTTP_PORT if transport == "http" else DEFAULT_PORT
+    if args.port is not None:
+        port = args.port
+    per_port = 1 if args.units_per_port is None else args.units_per_port
+    if transport == "http" and template is None:
+        per_port = args.meters  # on one port, at a path each
+    _check_counts(args, transport, port, per_port)
+    if transport == "http":
+        token = args.token or ""
+        return HttpSite(
+            args.meters, host=args.host, port=port, token=token, seed=args.seed, template=template
+        )
+    if transport == "mqtt":
+        return _mqtt_site(args, template)
+    if transport == "rtu" and not args.serial_port:
+        raise ValueError("--transport rtu needs a --serial-port")
+    return DemoSite(
+        args.meters,
+        transport=transport,
+        host=args.host,
+        port=port,
+        units_per_port=per_port,
+        serial_port=args.serial_port or "",
+        baudrate=args.baudrate,
+        seed=args.seed,
+        template=template,
+    )
+
+
+def _mqtt_site(args: argparse.Namespace, template: Template | None) -> MqttSite:
+    if template is not None and (args.prefix or args.payload):
+        raise ValueError("--prefix and --payload do not go with --template, which says both")
+    interval_s = 1.0 if args.interval is None else args.interval
+    if not 0.01 <= interval_s <= 3600:
+        raise ValueError("--interval must be 0.01 to 3600 seconds")
+    prefix = DEFAULT_PREFIX if args.prefix is None else args.prefix
+    if not prefix or set("+#\0") & set(prefix):
+        raise ValueError("--prefix must be the beginning of a topic, without '+' and '#'")
+    return MqttSite(
+        args.meters,
+        broker=_broker(args.broker or "localhost"),
+        interval_s=interval_s,
+        prefix=prefix,
+        payload=args.payload or "number",
+        seed=args.seed,
+        template=template,
+    )
+
+
+def _template(name: str) -> Template:
+    """Find a template. Raises ValueError where there is none, or it cannot be simulated."""
+    library = Library()
+    if name not in library:
+        nearest = difflib.get_close_matches(name, library.names(), cutoff=0.4)
+        hint = f"; nearest are {', '.join(nearest)}" if nearest else ""
+        raise ValueError(f"there is no template {name!r}{hint}")
+    template = library[name]
+    try:
+        if template.protocol != "modbus":
+            template_dialect(template, {})
+    except ValueError as error:
+        able = ", ".join(_able(library, template.protocol))
+        raise ValueError(f"{name} cannot be simulated: {error}; these can: {able}") from None
+    return template
+
+
+def _able(library: Library, protocol: str) -> Iterator[str]:
+    for template in library.listing().templates:
+        if template.protocol == protocol:
+            with contextlib.suppress(ValueError):
+                template_dialect(template, {})
+                yield template.name
+
+
+def _transport(wanted: str | None, template: Template | None) -> str:
+    if template is None:
+        return wanted or "tcp"
+    able = MODBUS_TRANSPORTS if template.protocol == "modbus" else (template.protocol,)
+    if wanted is not None and wanted not in able:
+        raise ValueError(f"{template.name} speaks {', '.join(able)}, not {wanted}")
+    return wanted or able[0]
+
+
+def _check_counts(args: argparse.Namespace, transport: str, port: int, per_port: int) -> None:
+    most = {"rtu": 247, "mqtt": MAX_METERS}.get(transport, 50_000)
     if not 1 <= args.meters <= most:
         raise ValueError(f"--meters must be 1 to {most}")
-    if args.transport == "rtu" and not args.serial_port:
-        raise ValueError("--transport rtu needs a --serial-port")
-    last = args.port + (args.meters - 1) // args.units_per_port
-    if not 0 <= args.port <= last <= 65_535:
+    if args.units_per_port is not None and not 1 <= per_port <= 247:
+        raise ValueError("--units-per-port must be 1 to 247")
+    last = port + (args.meters - 1) // per_port
+    if not 0 <= port <= last <= 65_535:
         raise ValueError("--port must be 0 to 65535, and so must the ports that follow it")
+
+
+def _broker(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if ":" in text else (text, "", str(DEFAULT_BROKER_PORT))
+    if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
+        raise ValueError(
+            f"--broker must be a host, or a host and a port like localhost:1883, not {text!r}"
+        )
+    return host.strip("[]"), int(port)
 
 
 def _announce(registrations: list[dict[str, Any]], port_file: Path | None) -> None:
     """Say where each meter is; the file appears whole, for it tells others that all is ready."""
     for body in registrations:
-        where = body["communication"]
-        address = where.get("serialPort") or f"{where['host']}:{where['port']}"
-        print(f"{body['name']} ({body['meterType']}): {address} unit {where['unitId']}")
+        print(f"{body['name']} ({body['meterType']}): {_address(body['communication'])}")
         print(
             "  curl -X POST http://localhost:3000/api/energy-meters "
             f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
@@ -123,6 +242,17 @@ def _announce(registrations: list[dict[str, Any]], port_file: Path | None) -> No
         draft = port_file.with_name(port_file.name + ".tmp")
         draft.write_text(json.dumps(registrations, indent=1) + "\n")
         draft.replace(port_file)
+
+
+def _address(where: dict[str, Any]) -> str:
+    """Say in few words where a meter is, by its registration's `communication`."""
+    if "unitId" in where:
+        line = where.get("serialPort") or f"{where['host']}:{where['port']}"
+        return f"{line} unit {where['unitId']}"
+    if "template" in where:
+        return ", ".join(f"{key} {value}" for key, value in where.items())
+    address: str = where.get("url") or where["topicPower"]
+    return address
 
 
 def _meter_fault(text: str) -> tuple[int, Fault]:

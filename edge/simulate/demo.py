@@ -8,17 +8,20 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 from edge.model import QUANTITY_NAMES
-from edge.simulate.device import Fault, FaultKind, Source, Unit
+from edge.simulate.device import Source, Unit
 from edge.simulate.endpoint import Endpoint
+from edge.simulate.fault import Fault, FaultKind
 from edge.simulate.layout import encode
+from edge.simulate.served import ServedSite
 from edge.simulate.server import Simulator
 from edge.simulate.site import SimulatedMeter, Site
 from edge.simulate.tcp import TcpEndpoint
+from edge.simulate.template import ModbusDevice
 from edge.simulate.wire import READ_HOLDING, READ_INPUT
+from edge.template import Template
 
 POLL_INTERVAL_MS = 1000
 
@@ -92,6 +95,10 @@ PHASE_METER: Mapping[str, Any] = {
 """Phase by phase, in both register tables."""
 
 _SPARE_REGISTERS = 8
+_TEMPLATE_SHARE = 0.2
+_LINE_SETTINGS = {"parity": "N", "stopbits": 1, "bytesize": 8}
+"""What a serial line is served with, whatever a template says."""
+
 _LAYOUTS = (ABB_B23, SCHNEIDER_IEM3000, INVERTER, PHASE_METER)
 
 
@@ -104,6 +111,22 @@ class DemoMeter:
     meter_type: str
     layout: Mapping[str, Any]
     model: SimulatedMeter
+
+    def source(self, clock: Callable[[], float]) -> Source:
+        """Give its quantities as a function of nothing. clock: as site_clock gives one."""
+        return lambda: self.model.quantities(clock())
+
+    def registration(self, protocol: str, communication: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the body that registers it."""
+        polling = {} if protocol == "mqtt" else {"pollInterval": POLL_INTERVAL_MS}
+        return {
+            "name": self.name,
+            "location": self.location,
+            "protocol": protocol,
+            "meterType": self.meter_type,
+            **polling,
+            "communication": dict(communication),
+        }
 
 
 def demo_meters(count: int, seed: int = 0) -> list[DemoMeter]:
@@ -130,12 +153,36 @@ def demo_meters(count: int, seed: int = 0) -> list[DemoMeter]:
     return meters[:count]
 
 
-class DemoSite:
-    """The site's meters as servers in a background thread, between start() and stop().
+def template_meters(template: Template, count: int, seed: int = 0) -> list[DemoMeter]:
+    """Give the site's meters as devices of one template, at a fifth of their power.
+
+    A device that counts in whole watts with 16 bits ends at 32.767 kW. Where the template says
+    what it is usually registered as, all are that.
+    """
+    usual = template.meter_types
+    layout = ModbusDevice(template).layout if template.protocol == "modbus" else {}
+    return [
+        replace(
+            meter,
+            meter_type=meter.meter_type if meter.meter_type in usual or not usual else usual[0],
+            layout=layout,
+            model=replace(
+                meter.model,
+                scale=meter.model.scale * _TEMPLATE_SHARE,
+                energy_start_kwh=meter.model.energy_start_kwh * _TEMPLATE_SHARE,
+            ),
+        )
+        for meter in demo_meters(count, seed)
+    ]
+
+
+class DemoSite(ServedSite):
+    """The site's meters as Modbus servers.
 
     transport: `tcp`, `rtu-over-tcp` or `rtu`. port: of the first endpoint, the others follow; 0
     takes any free ones. units_per_port: meters behind one endpoint, with unit ids from 1; on a
-    serial_port they are all. Meters are numbered from 1.
+    serial_port they are all. template: the meters are of this kind, and their figures small enough
+    for its registers.
     """
 
     def __init__(
@@ -149,14 +196,16 @@ class DemoSite:
         serial_port: str = "",
         baudrate: int = 9600,
         seed: int = 0,
+        template: Template | None = None,
     ) -> None:
         self.simulator = Simulator(seed)
-        self._host = host
         self._serial = {"serialPort": serial_port, "baudrate": baudrate}
         self._meters: list[tuple[DemoMeter, Endpoint, Unit]] = []
         self._transport = transport
+        self._template = template
         clock = site_clock()
-        for index, meter in enumerate(demo_meters(count, seed)):
+        meters = template_meters(template, count, seed) if template else demo_meters(count, seed)
+        for index, meter in enumerate(meters):
             if transport == "rtu":
                 endpoint = (
                     self._meters[0][1]
@@ -170,22 +219,20 @@ class DemoSite:
                     at = port and port + index // units_per_port
                     endpoint = self.simulator.add_tcp(host, at, transport=transport)
             unit = endpoint.add_unit(unit_id)
-            unit.set_registers(*_spare_registers(meter.layout))
-            unit.follow(_source(meter.model, clock), meter.layout)
+            self._lay_out(unit, meter, meter.source(clock))
             self._meters.append((meter, endpoint, unit))
 
     @property
     def registrations(self) -> list[dict[str, Any]]:
         """The body to POST for each meter, once the ports are bound."""
-        return [self._registration(*entry) for entry in self._meters]
+        return [
+            meter.registration("modbus", self._communication(meter, endpoint, unit.unit_id))
+            for meter, endpoint, unit in self._meters
+        ]
 
     def set_fault(self, number: int, fault: Fault) -> None:
-        """Switch a fault on for meter `number`; `refuse` is for the whole endpoint it is behind.
-
-        Raises ValueError for a number or fault that there is none of.
-        """
-        if not 1 <= number <= len(self._meters):
-            raise ValueError(f"there is no meter {number}: use 1 to {len(self._meters)}")
+        """See `ServedSite.set_fault`."""
+        self._check_number(number, len(self._meters))
         _, endpoint, unit = self._meters[number - 1]
         if fault.kind is FaultKind.REFUSE:
             endpoint.set_fault(fault)
@@ -201,32 +248,26 @@ class DemoSite:
         """Close every port and wait for the thread to end."""
         self.simulator.stop()
 
-    def __enter__(self) -> DemoSite:
-        return self.start()
+    def _lay_out(self, unit: Unit, meter: DemoMeter, source: Source) -> None:
+        unit.set_registers(*_spare_registers(meter.layout))
+        if self._template is not None:
+            device = ModbusDevice(self._template)
+            unit.set_registers(*device.constants(unit.unit_id))
+            source = device.measured(source)
+        unit.follow(source, meter.layout)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def _registration(self, meter: DemoMeter, endpoint: Endpoint, unit: Unit) -> dict[str, Any]:
+    def _communication(self, meter: DemoMeter, endpoint: Endpoint, unit_id: int) -> dict[str, Any]:
         where = (
             {"host": endpoint.host, "port": endpoint.port}
             if isinstance(endpoint, TcpEndpoint)
             else self._serial
         )
         transport = {} if self._transport == "tcp" else {"transport": self._transport}
-        return {
-            "name": meter.name,
-            "location": meter.location,
-            "protocol": "modbus",
-            "meterType": meter.meter_type,
-            "pollInterval": POLL_INTERVAL_MS,
-            "communication": {**transport, **where, "unitId": unit.unit_id, **meter.layout},
-        }
+        if self._template is None:
+            return {**transport, **where, "unitId": unit_id, **meter.layout}
+        line = {} if isinstance(endpoint, TcpEndpoint) else _LINE_SETTINGS
+        template = {"template": self._template.name}
+        return {**template, **transport, **where, **line, "unitId": unit_id}
 
 
 def site_clock() -> Callable[[], float]:
@@ -244,7 +285,10 @@ def site_clock() -> Callable[[], float]:
 
 
 def _spare_registers(layout: Mapping[str, Any]) -> list[dict[int, int]]:
-    """Give zeros for the small holes of a layout: a real meter has registers of its own there."""
+    """Give zeros for the small holes of a layout: a real meter has registers of its own there.
+
+    A service may read through them, up to the layout's `maxGap`.
+    """
     tables = encode(dict.fromkeys(QUANTITY_NAMES, 0.0), layout)
     filled = []
     for function in (READ_HOLDING, READ_INPUT):
@@ -252,11 +296,7 @@ def _spare_registers(layout: Mapping[str, Any]) -> list[dict[int, int]]:
         holes = [
             range(low + 1, high)
             for low, high in itertools.pairwise(used)
-            if high - low <= _SPARE_REGISTERS
+            if high - low <= layout.get("maxGap", _SPARE_REGISTERS) + 1
         ]
         filled.append(dict.fromkeys(itertools.chain(*holes), 0))
     return filled
-
-
-def _source(model: SimulatedMeter, clock: Callable[[], float]) -> Source:
-    return lambda: model.quantities(clock())

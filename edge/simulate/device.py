@@ -7,16 +7,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 
+from edge.simulate.fault import DEVICE_FAILURE, Fault, FaultKind
 from edge.simulate.layout import Layout, Tables
 from edge.simulate.wire import READ_HOLDING, READ_INPUT, Request
 
 ILLEGAL_FUNCTION = 1
 ILLEGAL_ADDRESS = 2
 ILLEGAL_VALUE = 3
-DEVICE_FAILURE = 4
 GATEWAY_TARGET_SILENT = 0x0B
 
 MAX_READ_COUNT = 125
@@ -25,98 +23,6 @@ _GARBAGE_BYTES = 24
 
 Source = Callable[[], Mapping[str, float]]
 """Gives a meter's quantities now, each in its quantity's unit."""
-
-
-class FaultKind(str, Enum):
-    """What can be wrong with a meter; the value is its word on the command line."""
-
-    SILENT = "silent"
-    """Accepts requests, never answers."""
-    SLOW = "slow"
-    """Answers after delay_s; later requests on the connection wait their turn."""
-    LATE = "late"
-    """Answers after delay_s, and is overtaken by the answers to later requests."""
-    GARBAGE = "garbage"
-    """Answers random bytes."""
-    HALF = "half"
-    """Answers the first half of the reply and no more."""
-    WRONG_TRANSACTION = "wrong-transaction"
-    """Answers with another transaction id (Modbus TCP only)."""
-    WRONG_UNIT = "wrong-unit"
-    """Answers in the name of another unit."""
-    WRONG_FUNCTION = "wrong-function"
-    """Answers as if the other register table had been asked for."""
-    WRONG_COUNT = "wrong-count"
-    """The byte count says two more bytes than the reply carries."""
-    SHORT_DATA = "short-data"
-    """A well-formed reply with one register fewer than asked for."""
-    BAD_CRC = "bad-crc"
-    """The CRC is wrong (RTU only)."""
-    EXCEPTION = "exception"
-    """Answers with the Modbus exception `code`."""
-    DUPLICATE = "duplicate"
-    """Answers twice."""
-    NAN = "nan"
-    """Every quantity is NaN, or its integer's "not available" pattern."""
-    FROZEN = "frozen"
-    """The values stay what they were when the fault began."""
-    CLOSE = "close"
-    """Closes the connection instead of answering (TCP only)."""
-    REFUSE = "refuse"
-    """Does not listen, and has closed what was open (TCP only; the whole endpoint)."""
-
-
-_DELAYED = frozenset({FaultKind.SLOW, FaultKind.LATE})
-_TCP_SOCKET = frozenset({FaultKind.CLOSE, FaultKind.REFUSE})
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with a meter.
-
-    delay_s: wait before the answer, whatever it is; `slow` and `late` need one.
-    code: of the `exception`. requests: heals after this many; None lasts until healed.
-    """
-
-    kind: FaultKind
-    delay_s: float = 0.0
-    code: int = DEVICE_FAILURE
-    requests: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind in _DELAYED and self.delay_s <= 0:
-            raise ValueError(f"the fault {self.kind.value} needs a delay above 0 s")
-        if not 1 <= self.code <= 255:
-            raise ValueError(f"Modbus exception {self.code} is not 1 to 255")
-
-    @classmethod
-    def parse(cls, text: str) -> Fault:
-        """Read `KIND` or `KIND=ARG`: seconds for slow and late, the code for exception.
-
-        Raises ValueError with a sentence that names the kinds.
-        """
-        word, _, argument = text.partition("=")
-        try:
-            kind = FaultKind(word)
-        except ValueError:
-            kinds = ", ".join(kind.value for kind in FaultKind)
-            raise ValueError(f"{word!r} is no fault: use one of {kinds}") from None
-        if kind in _DELAYED:
-            return cls(kind, delay_s=float(argument or 2))
-        if kind is FaultKind.EXCEPTION:
-            return cls(kind, code=int(argument or str(DEVICE_FAILURE), 0))
-        if argument:
-            raise ValueError(f"the fault {word} takes no argument: leave {argument!r} out")
-        return cls(kind)
-
-    def check_transport(self, transport: str) -> None:
-        """Raise ValueError where `transport` has nothing for this fault to spoil."""
-        if (
-            (self.kind is FaultKind.WRONG_TRANSACTION and transport != "tcp")
-            or (self.kind is FaultKind.BAD_CRC and transport == "tcp")
-            or (self.kind in _TCP_SOCKET and transport == "rtu")
-        ):
-            raise ValueError(f"the fault {self.kind.value} does not exist on {transport}")
 
 
 class _Image:

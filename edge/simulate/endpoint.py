@@ -8,14 +8,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import NamedTuple
 
-from edge.simulate.device import (
-    GATEWAY_TARGET_SILENT,
-    Fault,
-    FaultKind,
-    Unit,
-    exception,
-    spoil,
-)
+from edge.simulate.device import GATEWAY_TARGET_SILENT, Unit, exception, spoil
+from edge.simulate.fault import Fault, FaultKind
 from edge.simulate.link import Link
 from edge.simulate.loop import Loop
 from edge.simulate.wire import (

@@ -28,6 +28,7 @@ class _Place:
     """Where and how one quantity is kept.
 
     words: addresses, most significant word first. scale, factor: the same number, exact and fast.
+    not_available: the raw number that stands for no value, where the device has one of its own.
     """
 
     quantity: str
@@ -37,6 +38,7 @@ class _Place:
     scale: Fraction
     factor: float
     bits: int
+    not_available: int | None
 
     def put(self, value: float, table: dict[int, int]) -> None:
         """Write `value`, in the quantity's unit; NaN is written as "no value"."""
@@ -47,6 +49,8 @@ class _Place:
 
     def _pattern(self, value: float) -> int:
         """Give the raw value's bits as one unsigned number."""
+        if self.not_available is not None and not math.isfinite(value):
+            return self.not_available
         if self.kind == "float":
             try:
                 raw = struct.pack(_FLOAT_FORMATS[self.bits], value / self.factor)
@@ -99,8 +103,9 @@ class Layout:
     def encode(self, values: Mapping[str, float]) -> Tables:
         """Give the words of `values` (by quantity name, each in its quantity's unit).
 
-        A quantity that is not in the layout is left out. NaN becomes a float's NaN, and an
-        integer's usual "not available" pattern. Raises ValueError for a value that does not fit.
+        A quantity that is not in the layout is left out. NaN becomes the device's own number for
+        "not available"; without one, a float's NaN and an integer's usual pattern. Raises
+        ValueError for a value that does not fit.
         """
         tables: Tables = {READ_HOLDING: {}, READ_INPUT: {}}
         for place in self._places:
@@ -127,4 +132,5 @@ def _place(name: str, registers: Mapping[str, Any], defaults: Mapping[str, Any])
         words = (high["address"] if isinstance(high, Mapping) else high, address)
     scale = Fraction(str(keys["scale"])) * Fraction(str(registers.get(f"{name}Scale", 1)))
     function = _FUNCTIONS[keys["registerType"]]
-    return _Place(name, function, words, kind, scale, float(scale), 16 * len(words))
+    bits, not_available = 16 * len(words), keys.get("notAvailable")
+    return _Place(name, function, words, kind, scale, float(scale), bits, not_available)

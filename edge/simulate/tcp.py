@@ -7,8 +7,8 @@ import random
 import socket
 from collections.abc import Callable
 
-from edge.simulate.device import Fault, FaultKind
 from edge.simulate.endpoint import Endpoint
+from edge.simulate.fault import Fault, FaultKind
 from edge.simulate.link import Link
 from edge.simulate.loop import Loop
 
