@@ -1,0 +1,326 @@
+"""One connection to an HTTP or HTTPS origin, on which every exchange ends in time.
+
+The only module that touches urllib3. Its connections are used, its pools are not: they retry and
+redirect by themselves.
+
+- The time-out is for a whole exchange. A socket's own time-out starts anew with each byte that
+  comes, so here each wait is cut to what is left of the whole.
+- An idle connection may be closed by the server in the moment in which it is used. Then, and only
+  then, the request is sent once more, on a new connection; a POST too, since all that a meter is
+  asked for is a reading.
+- Neither header values nor the query, which may hold a token, stand in any message.
+
+Sources: RFC 9112, section 9.3.1 (the idle connection); RFC 9110, section 9.2.2 (what may be
+repeated).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http.client import HTTPException, InvalidURL
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    LocationParseError,
+    NameResolutionError,
+    ReadTimeoutError,
+)
+from urllib3.response import BaseHTTPResponse
+
+from edge.communication import HttpEndpoint
+from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
+
+MOST_BYTES = 1024 * 1024
+"""Of an answer's body, decompressed."""
+
+_NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+
+# What it warns of, it says with the whole URL; what matters of it is in our errors.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, until when: deadline_s is monotonic time, timeout_s is for messages.
+
+    target: path and query. url: what messages call it, without the query.
+    """
+
+    url: str
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    timeout_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer, of any status. headers: by name in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class OriginConnection:
+    """The connection to one origin, opened again when need be. One thread only."""
+
+    def __init__(self, endpoint: HttpEndpoint) -> None:
+        self.opened = 0
+        """How often it was opened so far."""
+        self._endpoint = endpoint
+        self._connection: HTTPConnection | None = None
+        self._used = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can be sent; one that the server closed meanwhile is closed here."""
+        if self._connection is None or self._connection.sock is None:
+            return False
+        # A new TLS connection has something to read before anything was asked: session tickets.
+        if self._used and not self._connection.is_connected:
+            self.close()
+        return self._connection is not None
+
+    def open(self, timeout_s: float) -> None:
+        """Connect; harmless when it is open.
+
+        Raises LineError. Blocks for timeout_s for each address of the host, for as much in a TLS
+        handshake, and for the resolution of the host name.
+        """
+        if self.is_open:
+            return
+        connection = _new_connection(self._endpoint, timeout_s)
+        try:
+            connection.connect()
+        except (OSError, HTTPError, UnicodeError) as exc:
+            connection.close()
+            raise _unreachable(self._endpoint, timeout_s, exc) from exc
+        plain = connection.sock
+        if not isinstance(plain, _TlsSocket):
+            connection.sock = _Socket(plain.family, plain.type, plain.proto, plain.detach())
+        self._connection = connection
+        self._used = False
+        self.opened += 1
+
+    def exchange(self, request: Request) -> Answer:
+        """Send a request and give its answer, on a new connection if the old one was closed.
+
+        Raises NoReply or BadReply, or LineError when it cannot be opened. Blocks until the
+        request's deadline, unless it has to be opened.
+        """
+        while True:
+            left_s = request.deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise _silence(request)
+            self.open(left_s)
+            was_used, self._used = self._used, True
+            try:
+                return self._finish(request, self._begin(request))
+            except (ConnectionError, ssl.SSLEOFError) as exc:
+                self.close()
+                if not was_used:
+                    raise NoReply(
+                        f"{request.url} closed the connection instead of answering; restart the "
+                        "device if it stays.",
+                        Cause.CONNECTION_LOST,
+                    ) from exc
+            except MeterError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close it; harmless when it is closed. Never raises."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _begin(self, request: Request) -> BaseHTTPResponse:
+        """Send a request and read the head of its answer.
+
+        Raises MeterError, and ConnectionError or SSLEOFError where the server hung up.
+        """
+        connection = self._connection
+        assert connection is not None
+        assert isinstance(connection.sock, _Socket | _TlsSocket)
+        connection.sock.deadline_s = request.deadline_s
+        connection.timeout = max(0.001, request.deadline_s - time.monotonic())
+        try:
+            connection.request(
+                request.method,
+                request.target,
+                request.body,
+                request.headers,
+                preload_content=False,
+            )
+            return connection.getresponse()
+        except (ConnectionError, ssl.SSLEOFError):
+            raise
+        except TimeoutError as exc:
+            raise _silence(request) from exc
+        except (ValueError, InvalidURL):  # quotes the header, which may be secret: no cause
+            raise BadReply(
+                f"{request.url} cannot be asked: url or headers hold characters that HTTP does "
+                "not allow; correct them."
+            ) from None
+        except (HTTPException, HTTPError, OSError) as exc:
+            raise BadReply(
+                f"{request.url} gave no HTTP answer; check host, port, and http or https."
+            ) from exc
+
+    def _finish(self, request: Request, response: BaseHTTPResponse) -> Answer:
+        """Read the body of an answer. Raises MeterError."""
+        try:
+            body = response.read(MOST_BYTES + 1)
+        except ReadTimeoutError as exc:
+            raise _silence(request) from exc
+        except DecodeError as exc:
+            raise BadReply(
+                f"{request.url} gave an answer that cannot be decompressed; remove "
+                "Accept-Encoding from headers."
+            ) from exc
+        except (HTTPException, HTTPError, OSError) as exc:
+            raise BadReply(
+                f"{request.url} broke off in the middle of its answer; check the network and the "
+                "device."
+            ) from exc
+        finally:
+            if not response.closed:  # what was not read to its end has spoilt the connection
+                response.close()
+                self.close()
+        if len(body) > MOST_BYTES:
+            raise BadReply(
+                f"{request.url} gave more than {MOST_BYTES:,} bytes; choose a url that gives less."
+            )
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, body)
+
+
+def _silence(request: Request) -> NoReply:
+    return NoReply(
+        f"{request.url} gave no full answer within {request.timeout_s * 1000:.0f} ms; check the "
+        "device and the network, or raise timeout."
+    )
+
+
+# --- Sockets that end in time --------------------------------------------------------------------
+
+
+class _Socket(socket.socket):
+    """deadline_s: monotonic time after which nothing is read any more, whatever still comes."""
+
+    deadline_s = math.inf
+
+    def recv_into(self, *args: Any) -> int:
+        self.settimeout(_left(self.deadline_s))
+        return super().recv_into(*args)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """The same over TLS."""
+
+    deadline_s = math.inf
+
+    def recv_into(self, *args: Any) -> int:
+        self.settimeout(_left(self.deadline_s))
+        return super().recv_into(*args)
+
+
+def _left(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
+
+
+# --- Connecting ----------------------------------------------------------------------------------
+
+
+def _new_connection(endpoint: HttpEndpoint, timeout_s: float) -> HTTPConnection:
+    host, port = endpoint.host, endpoint.port
+    if endpoint.scheme == "http":
+        return HTTPConnection(host, port, timeout=timeout_s)
+    context = _tls_context(endpoint)
+    return HTTPSConnection(host, port, timeout=timeout_s, ssl_context=context)
+
+
+def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
+    if not endpoint.ca_file or not endpoint.verify_tls:
+        return _shared_context(endpoint.verify_tls)
+    try:
+        context = ssl.create_default_context(cafile=endpoint.ca_file)
+    except OSError as exc:  # ssl.SSLError is one
+        raise LineError(
+            "caFile cannot be read as certificates in PEM form; check the path and the file.",
+            Cause.TLS,
+        ) from exc
+    # What a device made for itself is seldom all that RFC 5280 wants; Python 3.13 would insist.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+@lru_cache(maxsize=2)
+def _shared_context(verify: bool) -> ssl.SSLContext:
+    """One for all lines: the system's authorities are half a megabyte."""
+    context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+def _unreachable(endpoint: HttpEndpoint, timeout_s: float, exc: Exception) -> LineError:
+    """Say why there is no connection, and what to try."""
+    host, port, name = endpoint.host, endpoint.port, endpoint.name
+    cause = exc.__cause__ if isinstance(exc, HTTPError) else exc
+    number = cause.errno if isinstance(cause, OSError) else None
+    if isinstance(exc, NameResolutionError | LocationParseError | UnicodeError):
+        return LineError(
+            f"Host name {host!r} is not known; check its spelling, or give an IP address.",
+            Cause.NAME_NOT_RESOLVED,
+        )
+    if isinstance(exc, HTTPError) and isinstance(cause, TimeoutError):
+        return LineError(
+            f"{host} did not answer within {timeout_s * 1000:.0f} ms; check its address, power "
+            "and network cable.",
+            Cause.NOT_REACHED,
+        )
+    if isinstance(cause, ConnectionRefusedError):
+        return LineError(
+            f"{host} refused the connection on port {port}; check the port and that HTTP is "
+            "switched on.",
+            Cause.CONNECTION_REFUSED,
+        )
+    if number in _NO_ROUTE:
+        return LineError(
+            f"There is no way to {host}; check its address, this machine's network and routes.",
+            Cause.NO_ROUTE,
+        )
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return LineError(
+            f"The certificate of {name} is not trusted ({cause.verify_message.rstrip('.')}); set "
+            "caFile to its authority, check host and clock, or set verifyTls to false.",
+            Cause.TLS,
+        )
+    if endpoint.scheme == "https" and not isinstance(exc, HTTPError):
+        return LineError(
+            f"{name} is reached, but TLS fails; check the port, or use http:// in url.", Cause.TLS
+        )
+    why = os.strerror(number) if number else type(exc).__name__
+    return LineError(f"{name} cannot be reached ({why}); check the network.", Cause.NOT_REACHED)

@@ -1,0 +1,883 @@
+"""The HTTP driver against real servers: right values, and a sentence for all that may fail."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from email.utils import formatdate
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.clock import Clock
+from edge.communication import Field, HttpCommunication, HttpEndpoint
+from edge.drivers.http import LONGEST_REST_S, HttpDriver
+from edge.drivers.http_connection import MOST_BYTES
+from edge.errors import BadReply, Cause, LineError, MeterError, NoReply, Refused
+from edge.model import QUANTITY_NAMES, Meter, Outcome, Probe
+from tests.building import FakeClock
+from tests.http_peer import Authority, Behaviour, Exchange, HttpPeer, http_peer
+from tests.peers import free_port, wait_until
+
+GUIDE = {
+    "power_kw": 30.2,
+    "total_kwh": 15420.5,
+    "voltage": 230,
+    "current": 131.3,
+    "power_factor": 0.95,
+}
+VALUES = {
+    "power": 30.2, "energy": 15420.5, "voltage": 230.0, "current": 131.3, "powerFactor": 0.95,
+}  # fmt: skip
+BY_NAME = tuple(Field(quantity) for quantity in QUANTITY_NAMES)
+SECRET = "s3cret-t0ken"
+TIMEOUT_S = 0.4
+SOON_S = 1.5
+"""Well above TIMEOUT_S, since the machine may be busy; well below what the peers would take."""
+
+
+def endpoint_of(peer: HttpPeer, **changes: Any) -> HttpEndpoint:
+    return replace(HttpEndpoint("http", "127.0.0.1", peer.port), **changes)
+
+
+def meter_at(endpoint: HttpEndpoint, **changes: Any) -> Meter:
+    communication = HttpCommunication(
+        endpoint=endpoint,
+        target="/api/energy?key=hidden",
+        method="GET",
+        headers=(("Accept", "application/json"), ("Authorization", f"Bearer {SECRET}")),
+        body=None,
+        timeout_s=2.0,
+        fields=BY_NAME,
+    )
+    communication = replace(communication, **changes)
+    return Meter("meter_1", "Main", "", "http", "grid", 10_000, 30_000, None, communication)
+
+
+def driver_of(endpoint: HttpEndpoint, clock: Clock | None = None) -> HttpDriver:
+    return HttpDriver(endpoint, clock or Clock())
+
+
+class Asking:
+    """A driver of one peer, closed at the end."""
+
+    def __init__(self, endpoint: HttpEndpoint, clock: Clock | None = None) -> None:
+        self.endpoint = endpoint
+        self.driver = driver_of(endpoint, clock)
+
+    def __call__(self, **changes: Any) -> Outcome:
+        """Poll as a line does."""
+        meter = meter_at(self.endpoint, **changes)
+        if not self.driver.connected:
+            self.driver.open(meter.communication.timeout_s)
+        return self.driver.poll(meter, trial=False)
+
+    def error(self, **changes: Any) -> MeterError:
+        """Poll for nothing but an error."""
+        outcome = self(**changes)
+        assert not outcome.values
+        assert outcome.error is not None
+        assert SECRET not in str(outcome.error)
+        assert "hidden" not in str(outcome.error)
+        return outcome.error
+
+    def probe(self, **changes: Any) -> Probe:
+        return self.driver.probe(meter_at(self.endpoint, **changes))
+
+
+@pytest.fixture
+def serve(request: pytest.FixtureRequest) -> Callable[[Behaviour], tuple[Asking, HttpPeer]]:
+    """Give a driver and its server with a behaviour."""
+
+    def start(behaviour: Behaviour) -> tuple[Asking, HttpPeer]:
+        context = http_peer(behaviour)
+        peer = context.__enter__()
+        request.addfinalizer(lambda: context.__exit__(None, None, None))
+        asking = Asking(endpoint_of(peer))
+        request.addfinalizer(asking.driver.close)
+        return asking, peer
+
+    return start
+
+
+Serve = Callable[[Behaviour], tuple[Asking, HttpPeer]]
+
+
+def says(body: Any, status: int = 200, **headers: str) -> Behaviour:
+    return lambda exchange: exchange.give(body, status, **headers)
+
+
+# --- Good answers ---
+
+
+def test_the_guides_answer_is_read(serve: Serve) -> None:
+    ask, peer = serve(says(GUIDE))
+    outcome = ask()
+    assert outcome.values == VALUES
+    assert outcome.error is None
+    (asked,) = peer.asked
+    assert (asked.method, asked.target) == ("GET", "/api/energy?key=hidden")
+    assert asked.headers["authorization"] == f"Bearer {SECRET}"
+    assert asked.headers["accept-encoding"] == "identity"
+    assert asked.headers["user-agent"].startswith("dlm-edge/")
+
+
+def test_a_reading_is_as_old_as_its_request(serve: Serve) -> None:
+    clock = FakeClock(50.0, 1_700_000_000_000)
+
+    def slow(exchange: Exchange) -> None:
+        clock.turn(1.0)
+        exchange.give(GUIDE)
+
+    _, peer = serve(slow)
+    ask = Asking(endpoint_of(peer), clock)
+    outcome = ask()
+    assert (outcome.mono_s, outcome.unix_ms) == (50.0, 1_700_000_000_000)
+    ask.driver.close()
+
+
+def test_post_sends_its_body_and_headers(serve: Serve) -> None:
+    ask, peer = serve(says(GUIDE))
+    headers = (("Content-Type", "application/json"), ("X-Key", "1"))
+    assert ask(method="POST", body=b'{"id": 1}', headers=headers).values == VALUES
+    (asked,) = peer.asked
+    assert (asked.method, asked.body) == ("POST", b'{"id": 1}')
+    assert asked.headers["content-length"] == "9"
+    assert asked.headers["x-key"] == "1"
+
+
+def test_paths_scales_and_the_sign(serve: Serve) -> None:
+    ask, _ = serve(says({"emeters": [{"power": 1543.27, "total": 4120933.6}]}))
+    milli = Fraction(1, 1000)
+    fields = (
+        Field("power", "emeters[0].power", milli),
+        Field("energy", "emeters[0].total", milli),
+        Field("voltage"),
+    )
+    outcome = ask(fields=fields, invert=True)
+    assert outcome.values == {"power": -1.54327, "energy": 4120.9336}
+    assert outcome.error is None
+
+
+def test_import_and_export_are_netted_and_one_alone_is_no_power(serve: Serve) -> None:
+    ask, peer = serve(says({"P": 2.5, "PO": 1.0}))
+    fields = (Field("power", "P"), Field("powerExport", "PO"))
+    assert ask(fields=fields).values["power"] == 1.5
+    peer.behaviour = says({"P": 2.5, "PO": None})
+    outcome = ask(fields=fields)
+    assert outcome.values == {}
+    assert outcome.error is not None
+    assert outcome.error.cause is Cause.NO_VALUE
+    peer.behaviour = says({"P": 2.5})
+    assert "powerExportPath 'PO'" in str(ask.error(fields=fields))
+
+
+def test_what_has_no_value_is_left_out_and_said(serve: Serve) -> None:
+    ask, _ = serve(says({"power": None, "voltage": 230}))
+    outcome = ask()
+    assert outcome.values == {"voltage": 230}
+    assert outcome.error is not None
+    assert "no value for power" in str(outcome.error)
+
+
+def test_what_is_unreadable_or_empty_beside_power_does_not_cost_power(serve: Serve) -> None:
+    ask, peer = serve(says({"power": 5, "voltage": "on", "current": None}))
+    outcome = ask()
+    assert outcome.values == {"power": 5}
+    assert "voltage is neither" in str(outcome.error)
+    peer.behaviour = says({"power": 5, "current": None})
+    outcome = ask()
+    assert outcome.values == {"power": 5}
+    assert outcome.error is None
+    peer.behaviour = says({"current": None})
+    assert ask.error().cause is Cause.NO_VALUE
+
+
+def test_export_that_is_unreadable_leaves_no_power(serve: Serve) -> None:
+    ask, _ = serve(says({"P": 2.5, "PO": "on", "voltage": 230}))
+    outcome = ask(fields=(*BY_NAME[5:], Field("power", "P"), Field("powerExport", "PO")))
+    assert outcome.values == {"voltage": 230}
+    assert "powerExport is neither" in str(outcome.error)
+
+
+@pytest.mark.parametrize("close", ["", "close"])
+def test_answers_without_a_length_and_chunked(serve: Serve, close: str) -> None:
+    raw = json.dumps(GUIDE).encode()
+
+    def chunked(exchange: Exchange) -> None:
+        exchange.give(content_length="", transfer_encoding="chunked", connection=close)
+        for at in range(0, len(raw), 10):
+            chunk = raw[at : at + 10]
+            exchange.send(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        exchange.send(b"0\r\n\r\n")
+
+    ask, peer = serve(chunked)
+    assert ask().values == VALUES
+    assert ask.driver.connected is (not close)
+
+    def until_closed(exchange: Exchange) -> None:
+        exchange.give(raw, content_length="", connection="close")
+
+    peer.behaviour = until_closed
+    assert ask().values == VALUES
+    assert not ask.driver.connected
+
+
+def test_a_compressed_answer_is_read_where_the_user_asked_for_it(serve: Serve) -> None:
+    ask, peer = serve(says(gzip.compress(json.dumps(GUIDE).encode()), content_encoding="gzip"))
+    assert ask(headers=(("Accept-Encoding", "gzip"),)).values == VALUES
+    assert peer.asked[0].headers["accept-encoding"] == "gzip"
+
+
+# --- The connection ---
+
+
+def test_the_connection_is_reused_by_all_meters(serve: Serve) -> None:
+    ask, peer = serve(says(GUIDE))
+    for target in ("/1", "/2", "/1"):
+        assert ask(target=target).values == VALUES
+    assert peer.connections == 1
+    assert ask.driver.opened == 1
+
+
+def test_an_error_does_not_cost_the_connection(serve: Serve) -> None:
+    ask, peer = serve(says(b"not here", 404))
+    ask.error()
+    peer.behaviour = says(GUIDE)
+    assert ask().values == VALUES
+    assert peer.connections == 1
+
+
+def test_a_connection_that_was_closed_while_idle_is_noticed(serve: Serve) -> None:
+    def once(exchange: Exchange) -> None:
+        exchange.give(GUIDE)
+        exchange.hang_up()
+
+    ask, peer = serve(once)
+    assert ask().values == VALUES
+    wait_until(lambda: not ask.driver.connected)
+    assert ask().values == VALUES
+    assert peer.connections == 2
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_that_closes_as_it_is_used_is_opened_once_more(
+    serve: Serve, reset: bool
+) -> None:
+    def second_time_closed(exchange: Exchange) -> None:
+        if peer.connections == 1 and len(peer.asked) == 2:
+            if reset:
+                linger = b"\x01\0\0\0\0\0\0\0"
+                exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            exchange.hang_up()
+        else:
+            exchange.give(GUIDE)
+
+    ask, peer = serve(second_time_closed)
+    assert ask().values == VALUES
+    assert ask().values == VALUES
+    assert peer.connections == 2
+    assert len(peer.asked) == 3
+
+
+def test_a_server_that_only_hangs_up_is_asked_once(serve: Serve) -> None:
+    ask, peer = serve(lambda exchange: exchange.hang_up())
+    error = ask.error()
+    assert isinstance(error, NoReply)
+    assert error.cause is Cause.CONNECTION_LOST
+    assert len(peer.asked) == 1
+
+
+def test_a_server_that_went_away_is_a_line_error() -> None:
+    with http_peer(says(GUIDE)) as peer:
+        ask = Asking(endpoint_of(peer))
+        assert ask().values == VALUES
+        peer.behaviour = lambda exchange: exchange.hang_up()
+    with pytest.raises(LineError) as caught:
+        ask()
+    assert caught.value.cause is Cause.CONNECTION_REFUSED
+
+
+def test_opening_and_closing_twice_is_harmless(serve: Serve) -> None:
+    ask, peer = serve(says(GUIDE))
+    ask.driver.close()
+    ask.driver.open(1.0)
+    ask.driver.open(1.0)
+    assert ask.driver.connected
+    assert ask().values == VALUES
+    assert (ask.driver.opened, peer.connections) == (1, 1)
+    ask.driver.close()
+    ask.driver.close()
+    assert not ask.driver.connected
+
+
+# --- Time ---
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\nX-Long: " + b"x" * 900
+
+
+def endless(exchange: Exchange) -> None:
+    exchange.give(content_length="", connection="close")
+    while not exchange.peer.stopped.is_set():
+        exchange.send(b" " * 10)
+        exchange.peer.stopped.wait(0.02)
+
+
+def endless_chunks(exchange: Exchange) -> None:
+    exchange.give(content_length="", transfer_encoding="chunked")
+    while not exchange.peer.stopped.wait(0.02):
+        exchange.send(b"2\r\n  \r\n")
+
+
+def slow_body(exchange: Exchange) -> None:
+    exchange.give(content_length="999")
+    exchange.drip(b" " * 999)
+
+
+LATE: dict[str, Behaviour] = {
+    "silent": lambda exchange: exchange.be_silent(),
+    "head byte by byte": lambda exchange: exchange.drip(HEAD),
+    "body byte by byte": slow_body,
+    "endless body": endless,
+    "endless chunks": endless_chunks,
+    "endless interim answers": lambda exchange: exchange.drip(
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 99
+    ),
+}
+
+
+@pytest.mark.parametrize("behaviour", LATE.values(), ids=LATE.keys())
+def test_the_time_out_is_for_the_whole_exchange(serve: Serve, behaviour: Behaviour) -> None:
+    ask, peer = serve(behaviour)
+    started_s = time.monotonic()
+    error = ask.error(timeout_s=TIMEOUT_S)
+    assert TIMEOUT_S * 0.9 < time.monotonic() - started_s < SOON_S
+    assert isinstance(error, NoReply)
+    assert error.cause is Cause.SILENT
+    assert "within 400 ms" in str(error)
+    assert not ask.driver.connected
+    peer.behaviour = says(GUIDE)
+    assert ask().values == VALUES
+
+
+def test_an_answer_that_is_given_up_holds_no_connection(serve: Serve) -> None:
+    def flood(exchange: Exchange) -> None:
+        exchange.give(content_length="", connection="close")
+        while not exchange.peer.stopped.is_set():
+            exchange.send(b" " * 65536)
+
+    ask, peer = serve(flood)
+    error = ask.error()
+    assert "more than 1,048,576 bytes" in str(error)
+    wait_until(lambda: peer.served == 1, what="the end of the connection")
+    assert error.__traceback__ is not None, "it keeps the frames that it came through"
+
+
+def test_redirects_do_not_lengthen_the_time_out(serve: Serve) -> None:
+    def slow(exchange: Exchange) -> None:
+        exchange.peer.stopped.wait(0.25)
+        exchange.give(status=302, location="/again")
+
+    ask, _ = serve(slow)
+    started_s = time.monotonic()
+    assert isinstance(ask.error(timeout_s=TIMEOUT_S), NoReply)
+    assert time.monotonic() - started_s < SOON_S
+
+
+# --- Bad answers ---
+
+
+def too_long(exchange: Exchange) -> None:
+    exchange.give(b" " * (MOST_BYTES + 1))
+
+
+def too_long_unpacked(exchange: Exchange) -> None:
+    exchange.give(gzip.compress(b" " * (50 * MOST_BYTES)), content_encoding="gzip")
+
+
+def many_headers(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n")
+
+
+def two_lengths(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345")
+    exchange.hang_up()
+
+
+def cut_short(exchange: Exchange) -> None:
+    exchange.give(b'{"power_kw": 5}', content_length="999")
+    exchange.hang_up()
+
+
+def cut_chunk(exchange: Exchange) -> None:
+    exchange.give(content_length="", transfer_encoding="chunked")
+    exchange.send(b'f\r\n{"power_kw": 5}\r\n')
+    exchange.hang_up()
+
+
+def bad_chunk(exchange: Exchange) -> None:
+    exchange.give(content_length="", transfer_encoding="chunked")
+    exchange.send(b'zz\r\n{"power_kw": 5}\r\n')
+    exchange.hang_up()
+
+
+def garbage(exchange: Exchange) -> None:
+    exchange.send(b"\x00\x01garbage\r\n\r\n")
+    exchange.hang_up()
+
+
+BAD: dict[str, tuple[Behaviour, str]] = {
+    "too long": (too_long, "more than 1,048,576 bytes"),
+    "too long when unpacked": (too_long_unpacked, "more than 1,048,576 bytes"),
+    "no gzip": (says(b"{}", content_encoding="gzip"), "decompressed"),
+    "many headers": (many_headers, "no HTTP answer"),
+    "two lengths": (two_lengths, "no HTTP answer"),
+    "garbage": (garbage, "no HTTP answer"),
+    "cut short": (cut_short, "broke off"),
+    "cut in a chunk": (cut_chunk, "broke off"),
+    "a chunk without a size": (bad_chunk, "broke off"),
+    "web page": (says(b"<!DOCTYPE html>"), "web page"),
+    "text": (says(b"hello"), "unreadable"),
+    "half of JSON": (says(b'{"power_kw": 5'), "is no JSON"),
+    "a list": (says([GUIDE]), "path"),
+    "nothing": (says(b""), "no value"),
+    "no known field": (says({"P": 5}), "power_kw"),
+    "no number": (says({"power_kw": "much"}), '\'{"power_kw": "much"}\''),
+    "deep": (says(b"[" * 100_000), "nested"),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "words"), BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_used_is_said_in_a_sentence(
+    serve: Serve, behaviour: Behaviour, words: str
+) -> None:
+    ask, peer = serve(behaviour)
+    error = ask.error()
+    assert isinstance(error, BadReply)
+    assert words in str(error)
+    assert str(error).endswith(".")
+    peer.behaviour = says(GUIDE)
+    assert ask().values == VALUES
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_an_answer_or_an_error(raw: bytes, with_head: bool) -> None:
+    def any_bytes(exchange: Exchange) -> None:
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" if with_head else b""
+        exchange.send(head + raw)
+        exchange.hang_up()
+
+    with http_peer(any_bytes) as peer:
+        ask = Asking(endpoint_of(peer))
+        outcome = ask()
+        assert outcome.values or outcome.error
+        ask.driver.close()
+
+
+# --- Refusals ---
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "words"),
+    [
+        (401, {}, Cause.NOT_AUTHORISED, "refused the token or password (HTTP 401)"),
+        (403, {}, Cause.NOT_AUTHORISED, "refused the token or password (HTTP 403)"),
+        (401, {"www_authenticate": 'Digest realm="x"'}, Cause.NOT_AUTHORISED, "Digest"),
+        (404, {}, Cause.HTTP_STATUS, "/api/energy is not there"),
+        (405, {}, Cause.HTTP_STATUS, "does not take GET"),
+        (400, {}, Cause.HTTP_STATUS, "HTTP 400"),
+        (304, {}, Cause.HTTP_STATUS, "HTTP 304"),
+        (302, {}, Cause.HTTP_STATUS, "HTTP 302"),
+        (500, {}, Cause.HTTP_STATUS, "HTTP 500"),
+        (503, {}, Cause.HTTP_STATUS, "HTTP 503"),
+        (429, {}, Cause.TOO_MANY_REQUESTS, "pollInterval"),
+    ],
+)
+def test_statuses(
+    serve: Serve, status: int, headers: dict[str, str], cause: Cause, words: str
+) -> None:
+    ask, _ = serve(says(b"", status, **headers))
+    error = ask.error()
+    assert isinstance(error, Refused)
+    assert (error.code, error.cause, error.retry_after_s) == (status, cause, 0.0)
+    assert words in str(error)
+
+
+def test_a_token_that_is_missing_is_no_token_that_was_refused(serve: Serve) -> None:
+    ask, _ = serve(says(b"", 401))
+    assert "wants a token or password" in str(ask.error(headers=()))
+
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("retry_after", "date_s", "rest_s"),
+    [
+        ("120", 0, 120.0),
+        ("99999999999999999999", 0, LONGEST_REST_S),
+        (formatdate(NOW_MS / 1000 + 90, usegmt=True), 0, 90.0),
+        (formatdate(NOW_MS / 1000 + 90, usegmt=True), NOW_MS / 1000 + 60, 30.0),
+        (formatdate(NOW_MS / 1000 + 9e6, usegmt=True), 0, LONGEST_REST_S),
+    ],
+)
+def test_retry_after_is_obeyed(
+    serve: Serve, status: int, retry_after: str, date_s: float, rest_s: float
+) -> None:
+    def rest(exchange: Exchange) -> None:
+        date = f"Date: {formatdate(date_s, usegmt=True)}\r\n" if date_s else ""
+        exchange.send(
+            f"HTTP/1.1 {status} No\r\nRetry-After: {retry_after}\r\n{date}"
+            "Content-Length: 0\r\n\r\n".encode()
+        )
+
+    _, peer = serve(rest)
+    ask = Asking(endpoint_of(peer), FakeClock(0.0, NOW_MS))
+    error = ask.error()
+    ask.driver.close()
+    assert isinstance(error, Refused)
+    assert error.cause is Cause.TOO_MANY_REQUESTS
+    assert error.retry_after_s == rest_s
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["soon", "-5", "0", "1e9", "٣", "Thu, 01 Jan 1970 00:00:01 GMT"]
+)
+def test_retry_after_that_says_nothing(serve: Serve, retry_after: str) -> None:
+    ask, _ = serve(says(b"", 429, retry_after=retry_after.encode().decode("latin-1")))
+    error = ask.error()
+    assert isinstance(error, Refused)
+    assert error.retry_after_s == 0.0
+
+
+# --- Redirects ---
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_on_the_same_origin_are_followed(serve: Serve, status: int) -> None:
+    def moved(exchange: Exchange) -> None:
+        if exchange.asked.target.startswith("/api/energy"):
+            exchange.give(b"gone", status, location="new place?a=b c")
+        else:
+            exchange.give(GUIDE)
+
+    ask, peer = serve(moved)
+    headers = (("Content-Type", "text/x"), ("Authorization", "Basic abcdef"))
+    assert ask(method="POST", body=b"ask", headers=headers).values == VALUES
+    first, second = peer.asked
+    assert first.target == "/api/energy?key=hidden"
+    assert second.target == "/api/new%20place?a=b%20c"
+    assert second.headers["authorization"] == "Basic abcdef"
+    kept = (second.method, second.body, second.headers.get("content-type"))
+    assert kept == (("GET", b"", None) if status == 303 else ("POST", b"ask", "text/x"))
+
+
+def test_redirects_end(serve: Serve) -> None:
+    ask, peer = serve(says(b"", 302, location="/again"))
+    assert "more than 3 times" in str(ask.error())
+    assert len(peer.asked) == 4
+
+
+def test_credentials_never_leave_the_origin(serve: Serve) -> None:
+    _, thief = serve(says(GUIDE))
+    ask, peer = serve(says(b""))
+    elsewhere = [
+        f"http://127.0.0.1:{thief.port}/steal?token=hidden",
+        f"//127.0.0.1:{thief.port}/steal",
+        f"http://localhost:{peer.port}/other-name",
+        f"https://127.0.0.1:{peer.port}/other-scheme",
+        f"http://127.0.0.1:{peer.port}@127.0.0.1:{thief.port}/",
+        "file:///etc/passwd",
+        "http://[::1",
+        "http://127.0.0.1:99999/",
+        "javascript:alert(1)",
+    ]
+    for location in elsewhere:
+        peer.behaviour = says(b"", 302, location=location)
+        error = ask.error()
+        assert isinstance(error, Refused)
+        assert "another origin" in str(error)
+    assert thief.asked == []
+    peer.behaviour = says(b"", 302, location=elsewhere[0])
+    assert f"'http://127.0.0.1:{thief.port}/steal'" in str(ask.error())
+
+
+# --- No connection ---
+
+
+def line_error(endpoint: HttpEndpoint, timeout_s: float = 2.0) -> LineError:
+    driver = driver_of(endpoint)
+    with pytest.raises(LineError) as caught:
+        driver.open(timeout_s)
+    assert not driver.connected
+    assert driver.opened == 0
+    assert str(caught.value).endswith(".")
+    (finding,) = driver.probe(meter_at(endpoint)).findings
+    assert finding.cause is caught.value.cause
+    return caught.value
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_closed_port(scheme: str) -> None:
+    error = line_error(HttpEndpoint(scheme, "127.0.0.1", free_port()))
+    assert error.cause is Cause.CONNECTION_REFUSED
+    assert "check the port" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), Cause.NAME_NOT_RESOLVED),
+        (UnicodeError("label too long"), Cause.NAME_NOT_RESOLVED),
+        (TimeoutError("timed out"), Cause.NOT_REACHED),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), Cause.NO_ROUTE),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), Cause.NO_ROUTE),
+        (OSError(errno.EMFILE, "Too many open files"), Cause.NOT_REACHED),
+    ],
+)
+def test_what_the_network_says(failure: Exception, cause: Cause) -> None:
+    with mock.patch("urllib3.util.connection.create_connection", side_effect=failure):
+        assert line_error(HttpEndpoint("http", "meter.example", 80)).cause is cause
+
+
+def test_a_name_that_dns_cannot_spell() -> None:
+    assert line_error(HttpEndpoint("http", "a" * 70, 80)).cause is Cause.NAME_NOT_RESOLVED
+
+
+# --- TLS ---
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def tls_peer(authority: Authority) -> Iterator[HttpPeer]:
+    with http_peer(says(GUIDE), authority.server_context()) as peer:
+        yield peer
+
+
+def test_tls_with_a_private_authority(authority: Authority, tls_peer: HttpPeer) -> None:
+    before = tls_peer.connections
+    ask = Asking(endpoint_of(tls_peer, scheme="https", ca_file=authority.ca_file))
+    for _ in range(3):
+        assert ask().values == VALUES
+    assert tls_peer.connections == before + 1
+    ask.driver.close()
+
+
+def test_tls_without_verification_only_where_it_is_written_down(tls_peer: HttpPeer) -> None:
+    ask = Asking(endpoint_of(tls_peer, scheme="https", verify_tls=False))
+    assert ask().values == VALUES
+    ask.driver.close()
+    error = line_error(endpoint_of(tls_peer, scheme="https"))
+    assert error.cause is Cause.TLS
+    assert "caFile" in str(error)
+
+
+def test_tls_for_another_host_is_not_trusted(authority: Authority) -> None:
+    with http_peer(says(GUIDE), authority.server_context("DNS:other.example")) as peer:
+        endpoint = endpoint_of(peer, scheme="https", ca_file=authority.ca_file)
+        error = line_error(endpoint)
+        assert error.cause is Cause.TLS
+        assert "127.0.0.1" in str(error)
+        assert not peer.asked
+
+
+def test_tls_with_a_port_that_speaks_plain_http(serve: Serve) -> None:
+    _, peer = serve(says(GUIDE))
+    error = line_error(endpoint_of(peer, scheme="https"))
+    assert error.cause is Cause.TLS
+    assert "http://" in str(error)
+
+
+def test_plain_http_with_a_port_that_speaks_tls(tls_peer: HttpPeer) -> None:
+    ask = Asking(endpoint_of(tls_peer))
+    assert isinstance(ask.error(), MeterError)
+    ask.driver.close()
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_an_authority_that_cannot_be_read(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    error = line_error(HttpEndpoint("https", "127.0.0.1", 1, ca_file=str(path)))
+    assert error.cause is Cause.TLS
+    assert "caFile" in str(error)
+
+
+def test_tls_that_drips_and_tls_that_never_shakes_hands_end_in_time(authority: Authority) -> None:
+    with http_peer(slow_body, authority.server_context()) as peer:
+        ask = Asking(endpoint_of(peer, scheme="https", ca_file=authority.ca_file))
+        ask.driver.open(2.0)
+        started_s = time.monotonic()
+        assert isinstance(ask.error(timeout_s=TIMEOUT_S), NoReply)
+        assert time.monotonic() - started_s < SOON_S
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = HttpEndpoint("https", "127.0.0.1", silent.getsockname()[1], verify_tls=False)
+        driver = driver_of(endpoint)
+        started_s = time.monotonic()
+        with pytest.raises(LineError) as caught:
+            driver.open(TIMEOUT_S)
+        assert time.monotonic() - started_s < SOON_S
+        assert caught.value.cause is Cause.TLS
+
+
+def test_an_idle_tls_connection_that_closes_as_it_is_used(authority: Authority) -> None:
+    def second_time_closed(exchange: Exchange) -> None:
+        if exchange.peer.connections == 1 and len(exchange.peer.asked) == 2:
+            exchange.hang_up()
+        else:
+            exchange.give(GUIDE)
+
+    with http_peer(second_time_closed, authority.server_context()) as peer:
+        ask = Asking(endpoint_of(peer, scheme="https", ca_file=authority.ca_file))
+        assert ask().values == VALUES
+        assert ask().values == VALUES
+        assert peer.connections == 2
+        ask.driver.close()
+
+
+# --- Secrets ---
+
+
+def test_nothing_secret_is_shown_or_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    echo = {"got": f"Bearer {SECRET}"}
+
+    def bad_head(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 2\r\n\r\n{}")
+        exchange.hang_up()
+
+    ask, peer = serve(says(echo))
+    for behaviour in (says(echo), says(SECRET.encode()), bad_head):
+        peer.behaviour = behaviour
+        probe = ask.probe()
+        assert SECRET not in repr(probe)
+        assert "hidden" not in repr(probe)
+        ask.error()
+    assert SECRET not in caplog.text
+    assert "hidden" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [f"{SECRET}\r\nX-More: 1", f"{SECRET}\n", f"{SECRET}€", "\0\r\n"])
+def test_a_header_that_http_does_not_allow_is_not_sent(serve: Serve, value: str) -> None:
+    ask, peer = serve(says(GUIDE))
+    error = ask.error(headers=(("Authorization", value),))
+    assert "not allow" in str(error)
+    assert error.__cause__ is None
+    assert peer.asked == []
+
+
+@pytest.mark.parametrize("target", ["/a b", "/a\r\nX: 1", "/ü"])
+def test_a_target_that_http_does_not_allow_is_not_sent(serve: Serve, target: str) -> None:
+    ask, peer = serve(says(GUIDE))
+    assert isinstance(ask.error(target=target), BadReply)
+    assert peer.asked == []
+
+
+def test_proxies_of_the_environment_are_not_used(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    ask, _ = serve(says(GUIDE))
+    assert ask().values == VALUES
+
+
+# --- Probe ---
+
+
+def test_probe_of_a_good_meter(serve: Serve) -> None:
+    ask, peer = serve(says(GUIDE))
+    probe = ask.probe()
+    assert probe.outcome is not None
+    assert probe.outcome.values == VALUES
+    assert probe.findings == ()
+    (exchange,) = probe.exchanges
+    assert exchange.asked == f"GET http://127.0.0.1:{peer.port}/api/energy"
+    assert exchange.raw == f"'{json.dumps(GUIDE)}'"
+    assert exchange.error is None
+    assert exchange.round_trip_s is not None
+    assert 0 < exchange.round_trip_s < 2
+
+
+def test_probe_shows_the_start_of_a_long_answer(serve: Serve) -> None:
+    ask, _ = serve(says({"a": "x" * 600}))
+    raw = ask.probe().exchanges[0].raw
+    assert raw is not None
+    assert len(raw) == 503
+
+
+def test_probe_names_the_likely_paths(serve: Serve) -> None:
+    ask, _ = serve(says({"Body": {"Site": {"P_Grid": -1210.4, "E_Total": 5, "Mode": "meter"}}}))
+    probe = ask.probe()
+    assert probe.outcome is None
+    unread, no_power = probe.findings
+    assert "power_kw" in unread.message
+    assert "Body.Site.P_Grid (-1210.4), Body.Site.E_Total (5)" in no_power.message
+    assert "try powerPath 'Body.Site.P_Grid'" in no_power.message
+
+
+def test_probe_names_what_a_wrong_path_may_have_meant(serve: Serve) -> None:
+    ask, _ = serve(says({"pwr": 612, "u": 230}))
+    fields = (Field("power", "power"), Field("voltage", "voltage"))
+    probe = ask.probe(fields=fields)
+    wrong, power, voltage = probe.findings
+    assert "powerPath 'power', voltagePath 'voltage'" in wrong.message
+    assert "try powerPath 'pwr'" in power.message
+    assert "try voltagePath 'u'" in voltage.message
+
+
+def test_probe_of_a_meter_without_a_value(serve: Serve) -> None:
+    ask, _ = serve(says({"power_kw": None, "other": 5}))
+    (finding,) = ask.probe().findings
+    assert finding.cause is Cause.NO_VALUE
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [
+        (says(b"", 401), Cause.NOT_AUTHORISED),
+        (says(b"", 404), Cause.HTTP_STATUS),
+        (says(b"", 429), Cause.TOO_MANY_REQUESTS),
+        (says(b"<html>"), Cause.UNREADABLE),
+        (lambda exchange: exchange.be_silent(), Cause.SILENT),
+        (lambda exchange: exchange.hang_up(), Cause.CONNECTION_LOST),
+    ],
+)
+def test_probe_tells_failures_apart(serve: Serve, behaviour: Behaviour, cause: Cause) -> None:
+    ask, _ = serve(behaviour)
+    probe = ask.probe(timeout_s=TIMEOUT_S)
+    assert probe.outcome is None
+    assert [finding.cause for finding in probe.findings] == [cause]
+    assert probe.exchanges[0].error == probe.findings[0].message
+
+
+def test_the_system_authorities_are_loaded_once() -> None:
+    contexts: list[ssl.SSLContext] = []
+    for _ in range(2):
+        with mock.patch("edge.drivers.http_connection.HTTPSConnection") as made:
+            made.return_value.connect.side_effect = OSError
+            with pytest.raises(LineError):
+                driver_of(HttpEndpoint("https", "127.0.0.1", 1)).open(1.0)
+            contexts.append(made.call_args.kwargs["ssl_context"])
+    assert contexts[0] is contexts[1]
+    assert contexts[0].verify_mode is ssl.CERT_REQUIRED
+    assert contexts[0].check_hostname
