@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StateError as exc:
         print(exc, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has enough, as in `dlm-edge templates | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _open_standard_files() -> None:
@@ -92,11 +95,14 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
 def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     _add_config_flags(parser)
     args = parser.parse_args(arguments)
+    from edge.library import library_of
+    from edge.meterspec import References
     from edge.registry import load_state
 
     config = _load(args)
     try:
-        state = load_state(Path(config.state.dir), set_aside=False)
+        references = References(library_of(config), config.mqtt.all())
+        state = load_state(Path(config.state.dir), references, set_aside=False)
     except StateError as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -115,9 +121,30 @@ def _simulate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     return run(parser.parse_args(arguments))
 
 
+def _probe(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    from edge.commands.probe import add_arguments, run
+
+    _add_config_flags(parser)
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    return run(args, _load(args))
+
+
+def _templates(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    from edge.commands.templates import add_arguments, run
+    from edge.library import library_of
+
+    _add_config_flags(parser)
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    return run(args, library_of(_load(args)))
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]], int]]] = {
     "run": ("run the service", _run),
     "check": ("name every fault of configuration and state", _check),
+    "probe": ("question a meter, and explain what is wrong with it", _probe),
+    "templates": ("list the device library", _templates),
     "simulate": ("serve simulated meters to try things with", _simulate),
 }
 """Name of a command → its purpose, and its function, which gives the exit code."""

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn
@@ -25,14 +24,18 @@ from edge import __version__
 from edge.api.routes import Api, Service, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
+from edge.communication import MqttEndpoint
 from edge.config import Config, changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
-from edge.drivers import DRIVERS, make_driver
+from edge.drivers import Listener, load_driver, make_driver, make_listener
 from edge.errors import ConfigError, DlmError, StateError
 from edge.image import ProcessImage
-from edge.line import LineWorker
+from edge.library import library_of
+from edge.line import LineThread, ListenLine, PollLine
 from edge.logs import Log
+from edge.meterspec import References
 from edge.model import Meter
+from edge.prober import Prober
 from edge.registry import Registry
 
 log = logging.getLogger("edge.app")
@@ -62,7 +65,9 @@ class App:
         self._cycle = Cycle(
             config.cycle.tick_ms, _limits(config), self._image, self._make_line, self._clock
         )
-        self._registry = Registry(Path(config.state.dir), self._take_over)
+        self._library = library_of(config)
+        references = References(self._library, config.mqtt.all())
+        self._registry = Registry(Path(config.state.dir), references, self._take_over)
 
     def run(self, registrations: Sequence[Mapping[str, Any]] = ()) -> None:
         """Serve until SIGTERM or SIGINT. Main thread only.
@@ -119,6 +124,8 @@ class App:
         service = Service(
             snapshot=lambda: self._cycle.snapshot,
             registry=self._registry,
+            library=self._library,
+            probe=Prober(self._cycle.probe, self._make_listener).probe,
             metrics=self._cycle.metrics,
             clock=self._clock,
             about={
@@ -139,13 +146,21 @@ class App:
     def _take_over(self, meters: tuple[Meter, ...]) -> Future[None]:
         """Give the cycle new meters, after what would keep it waiting when it makes their lines."""
         for protocol in {meter.protocol for meter in meters}:
-            import_module(DRIVERS[protocol].partition(":")[0])
+            load_driver(protocol)
         return self._cycle.change_meters(meters)
 
-    def _make_line(self, meter: Meter) -> LineWorker:
+    def _make_line(self, meter: Meter) -> LineThread:
+        if meter.poll_interval_ms is None:
+            listener = self._make_listener(meter)
+            return ListenLine(meter.line, listener, self._image.put, self._clock)
+        driver = make_driver(meter.protocol, meter.communication.endpoint, self._clock)
+        return PollLine(meter.line, driver, self._image.put, self._clock)
+
+    def _make_listener(self, meter: Meter) -> Listener:
         endpoint = meter.communication.endpoint
-        driver = make_driver(meter.protocol, endpoint)
-        return LineWorker(endpoint.name, driver, self._image.put, self._clock)
+        assert isinstance(endpoint, MqttEndpoint)  # no other protocol has listeners yet
+        settings = self._config.mqtt.all()[endpoint.broker]
+        return make_listener(meter.protocol, endpoint, self._clock, settings)
 
     def _register_all(self, registrations: Sequence[Mapping[str, Any]]) -> None:
         known = {meter.name.casefold(): meter.id for meter in self._registry.meters}

@@ -8,7 +8,7 @@ share is `Communication`. Everything is immutable and compared by value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
@@ -201,10 +201,7 @@ class TopicUse:
 
 @dataclass(frozen=True)
 class MqttCommunication:
-    """How an MQTT meter is heard. wanted: the quantities that have a topic of their own.
-
-    status_path: JMESPath into the payload of status_topic.
-    """
+    """How an MQTT meter is heard. status_path: JMESPath into the payload of status_topic."""
 
     endpoint: MqttEndpoint
     topics: tuple[TopicUse, ...]
@@ -253,8 +250,8 @@ class HttpCommunication:
     endpoint: HttpEndpoint
     target: str
     method: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes | None
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes | None = field(repr=False)
     timeout_s: float
     fields: tuple[Field, ...]
     invert: bool = False

@@ -113,7 +113,8 @@ class Cycle:
     def probe(self, meter: Meter) -> Future[Probe]:
         """Question a meter that is asked, registered or not, between its line's other reads.
 
-        Who does not want to wait any longer cancels the future.
+        Who does not want to wait any longer cancels the future. It is cancelled here where the
+        system refuses a thread for the line, or the service stops.
         """
         request = _ProbeRequest(meter, Future())
         self._inbox.put(request)
@@ -222,6 +223,9 @@ class Cycle:
 
     def _probe(self, request: _ProbeRequest) -> None:
         """Hand a probe to the line of its meter, which is made for it if need be."""
+        if self._stopping:
+            request.done.cancel()
+            return
         endpoint = request.meter.communication.endpoint
         line = self._lines.get(endpoint) or self._started(self._make_line(request.meter))
         if not isinstance(line, PollLine):
@@ -249,7 +253,7 @@ class Cycle:
             self._image.replace(meters, self._clock.mono_s())
             polled = [meter for meter in meters if meter.poll_interval_ms is not None]
             self._schedule.replace(polled, tick)
-            self.metrics.keep(meters)
+            self.metrics.keep(polled)
         self._replace_lines(meters)
 
     def _replace_lines(self, meters: tuple[Meter, ...]) -> None:

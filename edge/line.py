@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from edge.clock import Clock
 from edge.drivers import Driver, Line, Listener
 from edge.errors import LineError, MeterError, NoReply, Refused
-from edge.model import LineState, Meter, Outcome, PollEnd, PollResult, Probe, Reading
+from edge.model import LineState, MessageCounts, Meter, Outcome, PollEnd, PollResult, Probe, Reading
 from edge.plausibility import hints
 from edge.schedule import Read
 
@@ -25,6 +25,9 @@ LAST_REOPEN_S = 1.6
 """Below 2 s, so that a meter read every second gets an attempt at every other slot at least."""
 LAST_REOPEN_LISTENING_S = 10.0
 """For what nobody waits for in a slot of a schedule."""
+SHORT_LIVED_S = 5.0
+"""A connection that is lost within this time was none: two clients with one id throw each other out
+as fast as they may connect."""
 LISTEN_S = 0.1
 """How long a stop or another plan may wait for a listener."""
 LOST_GRACE_S = 10.0
@@ -65,6 +68,7 @@ class LineThread:
         self._clock = clock
         self._reopen_mono_s = 0.0
         self._reopen_wait_s = 0.0
+        self._opened_mono_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"line-{name}", daemon=True)
 
     def start(self) -> None:
@@ -98,12 +102,18 @@ class LineThread:
         try:
             self._line.open(timeout_s)
         except LineError:
-            wait_s = max(FIRST_REOPEN_S, 2 * self._reopen_wait_s)
-            self._reopen_wait_s = min(self.last_reopen_s, wait_s)
-            self._reopen_mono_s = now_mono_s + self._reopen_wait_s
+            self._back_off(now_mono_s)
             raise
-        self._reopen_wait_s = 0.0
+        self._opened_mono_s = self._clock.mono_s()
         self._note_state(None)
+
+    def _back_off(self, now_mono_s: float) -> None:
+        wait_s = max(FIRST_REOPEN_S, 2 * self._reopen_wait_s)
+        self._reopen_wait_s = min(self.last_reopen_s, wait_s)
+        self._reopen_mono_s = now_mono_s + self._reopen_wait_s
+
+    def _heard(self) -> MessageCounts | None:
+        return None
 
     def _note_state(self, error: LineError | None) -> None:
         state = LineState(
@@ -111,6 +121,7 @@ class LineThread:
             self._line.connected,
             str(error) if error is not None else None,
             self._line.opened,
+            self._heard(),
         )
         if state != self.state:
             self.state = state
@@ -159,6 +170,7 @@ class PollLine(LineThread):
         outcome, lost = Outcome(), None
         try:
             self._open(read.meter.communication.timeout_s)
+            self._reopen_wait_s = 0.0
             outcome = self._driver.poll(read.meter, trial=read.trial)
         except LineError as exc:
             lost = exc
@@ -199,20 +211,29 @@ class ListenLine(LineThread):
 
     def listen(self, plan: LinePlan) -> None:
         """Hear once, for LISTEN_S at most where the line is open. Line thread only."""
+        was_open = False
         try:
             self._open(max(meter.communication.timeout_s for meter in plan.meters))
+            was_open = True
             news = self._listener.listen(LISTEN_S)
         except LineError as exc:
+            if was_open and self._clock.mono_s() < self._opened_mono_s + SHORT_LIVED_S:
+                self._back_off(self._clock.mono_s())
             self._note_state(exc)
             self._tell_lost(exc, plan)
             self._stopping.wait(LISTEN_S)
             return
         self._heard_mono_s = self._clock.mono_s()
         self._told = frozenset()
+        if self._heard_mono_s > self._opened_mono_s + SHORT_LIVED_S:
+            self._reopen_wait_s = 0.0
         self._note_state(None)
         for meter, outcome in news:
             if meter in plan.meters and (outcome.values or outcome.error is not None):
                 self._deliver(_result(meter, outcome, None, plan.grid_capacity_kw, 0.0))
+
+    def _heard(self) -> MessageCounts | None:
+        return self._listener.counts
 
     def _tell_lost(self, error: LineError, plan: LinePlan) -> None:
         """Tell the meters, each once, when the line did not come back at once."""

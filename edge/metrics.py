@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from edge.model import (
     LoadQuality,
+    MessageCounts,
     Meter,
     MeterState,
     PollEnd,
@@ -98,6 +99,7 @@ METRICS: tuple[MetricRow, ...] = (
     _counter("dlm_schedule_missed_ticks", "Ticks left out because the cycle came too late."),
     _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
     _counter("dlm_line_opens", "How often the line was opened.", "line"),
+    _counter("dlm_line_messages", "Messages heard, by what became of them.", "line", "result"),
 )
 """Every metric of our own; `process_*` come from prometheus_client."""
 
@@ -133,7 +135,7 @@ class Metrics:
         self._lines: frozenset[str] = frozenset()
 
     def keep(self, meters: Iterable[Meter]) -> None:
-        """Take over a new plan: series of meters and lines that are gone end."""
+        """Take over the meters that are polled: series of meters and lines that are gone end."""
         meters = tuple(meters)
         labels = {meter.id: _meter_labels(meter) for meter in meters}
         for id_, old in self._labels.items():
@@ -208,6 +210,8 @@ class _SnapshotCollector(Collector):
         for line in snapshot.lines:
             families["dlm_line_up"].add_metric([line.name], float(line.connected))
             families["dlm_line_opens"].add_metric([line.name], float(line.opened))
+            if line.heard is not None:
+                _add_messages(families["dlm_line_messages"], line.name, line.heard)
         yield from families.values()
 
     def describe(self) -> Iterator[Metric]:
@@ -240,6 +244,17 @@ def _add_meter(families: Mapping[str, _Family], state: MeterState, mono_s: float
         value = state.reading.values.get(quantity)
         if value is not None:
             families[name].add_metric(labels, value * factor)
+
+
+def _add_messages(family: _Family, line: str, heard: MessageCounts) -> None:
+    lost = heard.superseded + heard.unreadable + heard.unused
+    for result, count in (
+        ("decoded", heard.messages - lost),
+        ("superseded", heard.superseded),
+        ("unreadable", heard.unreadable),
+        ("unused", heard.unused),
+    ):
+        family.add_metric([line, result], float(count))
 
 
 def _add_load(families: Mapping[str, _Family], snapshot: Snapshot) -> None:

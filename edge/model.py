@@ -253,17 +253,32 @@ class BuildingConsumption:
 
 
 @dataclass(frozen=True)
+class MessageCounts:
+    """What became of the messages on a line whose meters speak by themselves, since its start.
+
+    superseded: replaced by a later one on their topic before they were decoded. unreadable: of no
+    use to a meter on their topic. unused: on topics that no meter follows.
+    """
+
+    messages: int = 0
+    superseded: int = 0
+    unreadable: int = 0
+    unused: int = 0
+
+
+@dataclass(frozen=True)
 class LineState:
     """A line as its worker last saw it.
 
     connected: the wire or socket is open. last_error: why it cannot be opened, or None.
-    opened: how often it was opened.
+    opened: how often it was opened. heard: None where meters are asked.
     """
 
     name: str
     connected: bool = False
     last_error: str | None = None
     opened: int = 0
+    heard: MessageCounts | None = None
 
 
 @dataclass(frozen=True)

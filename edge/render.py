@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from edge.communication import HttpEndpoint
+from edge.diagnosis import Diagnosis
 from edge.errors import Fault
+from edge.interpret import Interpretation
+from edge.meterspec.secrets import redacted
 from edge.model import (
     QUANTITY_NAMES,
     BuildingConsumption,
+    LineState,
     LoadStatus,
     Meter,
     MeterState,
     Reading,
     Snapshot,
 )
+from edge.template import Template
 
 Json = dict[str, Any]
 
@@ -70,7 +77,7 @@ def meter(state: MeterState) -> Json:
         "maxPower": about.max_power_kw,
         "status": state.status.value,
         **_values(about, reading),
-        "lastUpdate": timestamp(reading.unix_ms) if reading is not None else None,
+        "lastUpdate": _timestamp(reading),
         "lastError": state.last_error,
         "quality": state.quality.value,
         "hints": list(reading.hints) if reading is not None else [],
@@ -78,8 +85,9 @@ def meter(state: MeterState) -> Json:
 
 
 def meter_details(state: MeterState) -> Json:
-    """A meter on its own: as in the list, and how it is read."""
-    return {**meter(state), "communication": state.meter.document["communication"]}
+    """A meter on its own: as in the list, and how it is read; secrets are hidden."""
+    communication = redacted(state.meter.document["communication"])
+    return {**meter(state), "communication": communication, "warnings": _warnings(state.meter)}
 
 
 def reading(state: MeterState, snapshot: Snapshot) -> Json:
@@ -88,7 +96,7 @@ def reading(state: MeterState, snapshot: Snapshot) -> Json:
     return {
         "meterId": state.meter.id,
         **_values(state.meter, last),
-        "timestamp": timestamp(last.unix_ms) if last is not None else None,
+        "timestamp": _timestamp(last),
         "ageSeconds": _age_s(last, snapshot),
         "quality": state.quality.value,
         "hints": list(last.hints) if last is not None else [],
@@ -152,23 +160,120 @@ def system(snapshot: Snapshot, about: Mapping[str, Any], started_mono_s: float) 
                 "connected": line.connected,
                 "lastError": line.last_error,
                 "opened": line.opened,
+                **_heard(line),
             }
             for line in snapshot.lines
         ],
     }
 
 
-def _values(about: Meter, reading: Reading | None) -> Json:
-    values = reading.values if reading is not None else {}
-    expected = {register.quantity for register in about.communication.registers}
+def diagnosis(found: Diagnosis, about: Meter) -> Json:
+    """What a registration would read now, and what is wrong with it."""
     return {
-        _OUTWARD.get(name, name): values.get(name)
-        for name in QUANTITY_NAMES
-        if name in ALWAYS_SHOWN or name in expected
+        "line": about.line,
+        "reading": {_OUTWARD.get(name, name): value for name, value in found.values.items()},
+        "quality": found.quality.value,
+        "hints": list(found.hints),
+        "findings": [
+            {"cause": finding.cause.value, "message": finding.message} for finding in found.findings
+        ],
+        "exchanges": [
+            {
+                "request": exchange.asked,
+                "raw": exchange.raw,
+                "roundTripMs": _ms(exchange.round_trip_s),
+                "error": exchange.error,
+            }
+            for exchange in found.exchanges
+        ],
+        "interpretations": {
+            name: [_interpretation(other) for other in others]
+            for name, others in found.interpretations.items()
+        },
     }
 
 
+def template(about: Template) -> Json:
+    """A device template as the list shows it."""
+    return {
+        "name": about.name,
+        "title": about.title,
+        "maker": about.maker,
+        "models": list(about.models),
+        "protocol": about.protocol,
+        "meterTypes": list(about.meter_types),
+        "parameters": {
+            name: {
+                "title": parameter.title,
+                "example": parameter.example,
+                "default": parameter.default,
+            }
+            for name, parameter in about.parameters.items()
+        },
+        "caveats": list(about.caveats),
+        "source": about.source,
+    }
+
+
+def template_details(about: Template) -> Json:
+    """A device template on its own: what it fills into `communication`, too."""
+    return {
+        **template(about),
+        "communication": dict(about.communication),
+        "serial": dict(about.serial),
+    }
+
+
+def _heard(line: LineState) -> Json:
+    """What became of the messages, where the line has such."""
+    return {} if line.heard is None else {"messages": asdict(line.heard)}
+
+
+def _interpretation(other: Interpretation) -> Json:
+    """Another way to read a quantity: its value, why, and the entry for `registers`."""
+    return {
+        "value": other.value,
+        "why": other.why,
+        "register": {
+            "address": other.address,
+            "type": other.type,
+            "wordOrder": other.word_order,
+            "scale": float(other.scale),
+        },
+    }
+
+
+def _warnings(about: Meter) -> list[str]:
+    """What is dangerous in how a meter is reached, and was registered so on purpose."""
+    endpoint = about.communication.endpoint
+    if isinstance(endpoint, HttpEndpoint) and not endpoint.verify_tls:
+        return [
+            "verifyTls is false: anyone on the way may read the credentials and change the "
+            "values; give caFile instead."
+        ]
+    return []
+
+
+def _ms(duration_s: float | None) -> float | None:
+    return None if duration_s is None else round(duration_s * 1000, 1)
+
+
+def _values(about: Meter, reading: Reading | None) -> Json:
+    values = reading.values if reading is not None else {}
+    expected = about.communication.quantities
+    return {
+        _OUTWARD.get(name, name): values.get(name)
+        for name in QUANTITY_NAMES
+        if name in ALWAYS_SHOWN or name in expected or name in values
+    }
+
+
+def _timestamp(reading: Reading | None) -> str | None:
+    """When a reading was taken; unknown for what a broker had retained."""
+    return timestamp(reading.unix_ms) if reading is not None and reading.live else None
+
+
 def _age_s(reading: Reading | None, snapshot: Snapshot) -> float | None:
-    if reading is None:
+    if reading is None or not reading.live:
         return None
     return round(max(0.0, snapshot.mono_s - reading.mono_s), 3)

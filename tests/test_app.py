@@ -436,7 +436,7 @@ def test_a_reload_of_a_broken_file_keeps_the_settings_and_says_so(tmp_path: Path
 # --- Bugs -----------------------------------------------------------------------------------------
 
 BUGS = {
-    "line": "import edge.line\nedge.line.LineWorker.poll = lambda *_: 1 / 0",
+    "line": "import edge.line\nedge.line.PollLine.poll = lambda *_: 1 / 0",
     "http": "import edge.render\nedge.render.load_status = lambda *_: 1 / 0",
     "reload": "import edge.config\n"
     "once = edge.config.load_config\n"

@@ -296,7 +296,7 @@ def test_run_with_a_stored_meter_that_is_not_valid_exits_2(tmp_path: Path) -> No
     assert service.launch().exit_code() == 2
     assert service.log == (
         f"{service.state_dir / 'state.json'}: meters[0].registration.protocol: 'morse' is not "
-        "supported; known: modbus\n"
+        "supported; known: modbus, mqtt, http\n"
     )
 
 

@@ -16,11 +16,14 @@ from typing import Any
 from edge import render
 from edge.api import Request, Response
 from edge.clock import Clock
-from edge.errors import RequestError, StateError
+from edge.diagnosis import diagnose
+from edge.errors import ConfigError, RequestError, StateError
+from edge.library import Library
 from edge.load import building_consumption
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
-from edge.model import Meter, MeterState, Snapshot
+from edge.model import Meter, MeterState, Probe, Snapshot
 from edge.registry import Registry, meter_not_found
+from edge.structure import nearest
 
 ALIVE_WITHIN_S = 2.0
 """The cycle counts as alive while its last tick is not older than this.
@@ -33,12 +36,15 @@ Beyond it nothing of the snapshot is told: its values would look as fresh as the
 class Service:
     """What the routes stand on.
 
-    snapshot: gives the latest one. about: what `/api/system` says that never changes in a run.
+    snapshot: gives the latest one. probe: questions a meter, registered or not; blocks for some
+    seconds, raises RequestError. about: what `/api/system` says that never changes in a run.
     started_mono_s: when the service started.
     """
 
     snapshot: Callable[[], Snapshot]
     registry: Registry
+    library: Library
+    probe: Callable[[Meter], Probe]
     metrics: Metrics
     clock: Clock
     about: Mapping[str, Any]
@@ -106,6 +112,37 @@ def remove_meter(context: Context) -> Response:
     return _answer(render.meter_details(last or MeterState(meter)))
 
 
+def try_meter(context: Context) -> Response:
+    """Say what a registration would read now, and what is wrong with it; registers nothing."""
+    meter = context.service.registry.parse_trial(_json_body(context.request))
+    probe = context.service.probe(meter)
+    grid_capacity_kw = context.snapshot.load.grid_capacity_kw
+    return _answer(render.diagnosis(diagnose(meter, probe, grid_capacity_kw), meter))
+
+
+# --- The device library --------------------------------------------------------------------------
+
+
+def list_templates(context: Context) -> Response:
+    """List the device templates."""
+    listing = context.service.library.listing()
+    return _answer([render.template(template) for template in listing.templates])
+
+
+def show_template(context: Context) -> Response:
+    """Show a device template and what it fills in."""
+    name = context.path["name"]
+    try:
+        template = context.service.library[name]
+    except KeyError:
+        hint = nearest(name, context.service.library)
+        message = f"No template is named {name!r}{hint or '; GET /api/templates lists them'}."
+        raise RequestError(404, "TEMPLATE_NOT_FOUND", message) from None
+    except ConfigError as exc:
+        raise RequestError(500, "TEMPLATE_FAULTY", f"{exc}.", exc.faults) from None
+    return _answer(render.template_details(template))
+
+
 # --- The site ------------------------------------------------------------------------------------
 
 
@@ -163,6 +200,9 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("PUT", "/api/energy-meters/{id}", update_meter, "change a meter"),
     Route("DELETE", "/api/energy-meters/{id}", remove_meter, "remove a meter"),
+    Route("POST", "/api/energy-meters/test", try_meter, "what a registration would read now"),
+    Route("GET", "/api/templates", list_templates, "the device library"),
+    Route("GET", "/api/templates/{name}", show_template, "a device template"),
     Route("GET", "/api/load/status", show_load_status, "power free for charging", shared=True),
     Route("GET", "/api/system", show_system, "the service's own health", shared=True),
     Route("GET", "/healthz", show_health, "liveness"),

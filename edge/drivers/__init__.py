@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from edge.clock import Clock
 from edge.communication import Endpoint
-from edge.model import Meter, Outcome, Probe
+from edge.model import MessageCounts, Meter, Outcome, Probe
 
 
 class Line(Protocol):
@@ -66,6 +66,10 @@ class Driver(Line, Protocol):
 
 class Listener(Line, Protocol):
     """A line on which meters speak by themselves."""
+
+    @property
+    def counts(self) -> MessageCounts:
+        """What became of the messages so far."""
 
     def follow(self, meters: Collection[Meter]) -> None:
         """Hear these meters from now on, and no others. Never raises: a lost line shows later."""

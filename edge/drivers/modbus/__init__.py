@@ -3,6 +3,7 @@
     framing   which bytes are the answer: the one module that touches pymodbus
     wire      bytes over a TCP connection or a serial port
     reader    a meter's requests, and what its replies come to (pure)
+    questions what a probe asks, and what is answered
     probe     what is wrong with a meter, or with the way to it
     scan      which units there are on a line
 

@@ -11,56 +11,53 @@ Source: MODBUS Application Protocol V1.1b3, section 7, for what the exceptions m
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from edge.clock import Clock
-from edge.communication import ModbusCommunication, ReadRequest, Register
-from edge.decode import pack, split
+from edge.communication import ModbusCommunication, ReadRequest
 from edge.drivers.modbus import BLOCK_EXCEPTIONS, ILLEGAL_ADDRESS, ModbusDriver
+from edge.drivers.modbus.questions import (
+    AGAIN_S,
+    TABLES,
+    Answer,
+    Questions,
+    Surroundings,
+    addresses,
+    look_around,
+    span,
+    words_of,
+)
 from edge.errors import Cause, LineError, MeterError, Refused
-from edge.model import Exchange, Finding, Meter, Outcome, Probe
+from edge.model import Finding, Meter, Outcome, Probe
 
-GATEWAY_EXCEPTIONS = frozenset({0x0A, 0x0B})
-"""Exception codes by which a gateway says that nobody is there."""
-
-_LONGEST_WAIT_S = 10.0
-"""A probe waits no longer for the first answer, whatever the time-out is."""
-_AGAIN_S = 2.0
 _SEARCH_S = {"tcp": 1.0, "rtu-over-tcp": 1.0, "rtu": 0.5}
 """How long one of the usual units may take to answer."""
 _USUAL_UNITS = (1, 2, 3, 10, 100, 247)
 _TCP_UNIT = 255
-"""What devices with their own network port call themselves (Messaging Guide V1.0b, 4.4.2.1)."""
+"""What devices with their own network port call themselves (Messaging Guide V1.0b, 4.4.2)."""
 _OTHER_TRANSPORT = {"tcp": "rtu-over-tcp", "rtu-over-tcp": "tcp"}
 _OTHER_FUNCTION = {3: 4, 4: 3}
-_TABLES = {3: "holding", 4: "input"}
-
-_WORDS_BEFORE, _WORDS_AFTER = 2, 4
-_MOST_NEIGHBOURHOODS = 24
-"""Requests for neighbours; a device that refuses holes would have each word asked for alone."""
 _MOST_EXAMINED = 10
-_LATER_S = 2.0
 
 
 def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
     """Question a meter over its line's driver; see `Line.probe`.
 
-    Blocks for about 3 s where the meter answers and 15 s where all is silent, and longer where
-    its time-out is above 1 s. Line thread only.
+    Blocks for about 3 s where the meter answers and 10 s where all is silent; with a time-out
+    above 1 s for up to 25 s. Line thread only.
     """
     assert isinstance(meter.communication, ModbusCommunication)
-    questions = _Questions(driver, meter.communication, clock)
+    questions = Questions(driver, meter.communication, clock)
     outcome: Outcome | None = None
     findings: list[Finding] = []
-    surroundings = _Surroundings()
+    surroundings = Surroundings()
     try:
         outcome = driver.poll_by(questions.ask, meter, retries=0)
         findings = list(_findings(questions, outcome.error))
         if outcome.raw and _was_heard_out(outcome.error):
             registers = [register for register, _ in outcome.raw.values()]
-            surroundings = _look_around(questions, registers, clock)
+            surroundings = look_around(questions, registers, clock)
     except LineError as exc:
         findings.append(Finding(exc.cause, str(exc)))
     return Probe(
@@ -73,95 +70,10 @@ def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
     )
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What one request brought: words, or why there are none."""
-
-    request: ReadRequest
-    words: Sequence[int] = ()
-    error: MeterError | None = None
-
-    @property
-    def is_there(self) -> bool:
-        """Whether a device spoke, be it to refuse; a gateway that speaks for it does not count."""
-        if isinstance(self.error, Refused):
-            return self.error.code not in GATEWAY_EXCEPTIONS
-        return self.error is None
-
-
-class _Questions:
-    """Asks one thing after the other, and keeps what was asked and answered."""
-
-    def __init__(
-        self, driver: ModbusDriver, communication: ModbusCommunication, clock: Clock
-    ) -> None:
-        self.communication = communication
-        self.exchanges: list[Exchange] = []
-        self.answers: list[_Answer] = []
-        self._driver = driver
-        self._clock = clock
-
-    def ask(self, request: ReadRequest) -> Sequence[int]:
-        """Read one block as a poll does; see `Ask`."""
-        answer = self.put(request)
-        if answer.error is not None:
-            raise answer.error
-        return answer.words
-
-    def put(self, request: ReadRequest, longest_s: float = _LONGEST_WAIT_S) -> _Answer:
-        """Ask for one block, waiting for the meter's time-out or longest_s. Raises LineError."""
-        return self._put(self._driver, request, longest_s, "")
-
-    def put_in_other_frames(self, request: ReadRequest, transport: str) -> _Answer:
-        """Ask in the frames of another transport, over a connection of its own.
-
-        The line's own is closed before, since the peer may allow a single one. Raises LineError.
-        """
-        self._driver.close()
-        endpoint = replace(self.communication.endpoint, transport=transport)
-        other = ModbusDriver(endpoint, self._clock)
-        try:
-            return self._put(other, request, _AGAIN_S, f" ({transport})")
-        finally:
-            other.close()
-
-    def _put(
-        self, driver: ModbusDriver, request: ReadRequest, longest_s: float, note: str
-    ) -> _Answer:
-        timeout_s = min(self.communication.timeout_s, longest_s)
-        try:
-            driver.make_ready(self.communication.request_delay_s, timeout_s)
-        except LineError as exc:
-            name = self.communication.endpoint.name
-            self.exchanges.append(Exchange(f"connection to {name}", error=str(exc)))
-            raise
-        start_s = self._clock.mono_s()
-        words: Sequence[int] = ()
-        error: MeterError | LineError | None = None
-        try:
-            words = driver.read(request, timeout_s)
-        except (MeterError, LineError) as exc:
-            error = exc
-        round_trip_s = self._clock.mono_s() - start_s
-        self.exchanges.append(
-            Exchange(
-                asked=f"unit {request.unit_id}: {_span(request)}{note}",
-                raw=" ".join(f"{word:04x}" for word in words) or None,
-                round_trip_s=round_trip_s if error is None or isinstance(error, Refused) else None,
-                error=str(error) if error else None,
-            )
-        )
-        if isinstance(error, LineError):
-            raise error
-        answer = _Answer(request, words, error)
-        self.answers.append(answer)
-        return answer
-
-
 # --- What is wrong -------------------------------------------------------------------------------
 
 
-def _findings(questions: _Questions, error: MeterError | None) -> Iterator[Finding]:
+def _findings(questions: Questions, error: MeterError | None) -> Iterator[Finding]:
     """Tell why a poll failed, asking further as needed. Raises LineError."""
     if error is None:
         return
@@ -198,7 +110,8 @@ def _is_about_the_device(error: MeterError) -> bool:
     return error.cause is not Cause.NO_VALUE
 
 
-def _finding_of_device(questions: _Questions, answers: Sequence[_Answer]) -> Finding:
+def _finding_of_device(questions: Questions, answers: Sequence[Answer]) -> Finding:
+    """Tell why the last request of a poll brought nothing to be used."""
     last = answers[-1]
     assert last.error is not None
     cause = last.error.cause
@@ -208,25 +121,26 @@ def _finding_of_device(questions: _Questions, answers: Sequence[_Answer]) -> Fin
         unit = f"Unit {last.request.unit_id}"
         return Finding(
             cause,
-            f"{unit} answered before, but not properly for {_span(last.request)}: check that it "
+            f"{unit} answered before, but not properly for {span(last.request)}: check that it "
             "has them all, lower maxGap or maxRegistersPerRequest, or raise timeout.",
         )
     # The line may fail meanwhile, as where a device allows no second connection so soon.
     with contextlib.suppress(LineError):
-        if questions.put(last.request, _AGAIN_S).is_there:
+        if questions.put(last.request, AGAIN_S).is_there:
             return Finding(
                 cause,
                 f"Unit {last.request.unit_id} answered only when it was asked again; raise "
                 "timeout or retries, and check the wiring if it stays.",
             )
-    return (
-        (_finding_of_frames(questions, last.request) if cause is not Cause.WRONG_UNIT_ID else None)
-        or (_finding_of_units(questions, last) if cause is not Cause.UNREADABLE else None)
-        or Finding(cause, _advice(questions.communication, last.error))
-    )
+    finding = None
+    if cause is not Cause.WRONG_UNIT_ID:  # a gateway that says so is understood
+        finding = _finding_of_frames(questions, last.request)
+    if finding is None and cause is not Cause.UNREADABLE:
+        finding = _finding_of_units(questions, last)
+    return finding or Finding(cause, _advice(questions.communication, last.error))
 
 
-def _finding_of_frames(questions: _Questions, request: ReadRequest) -> Finding | None:
+def _finding_of_frames(questions: Questions, request: ReadRequest) -> Finding | None:
     """See whether a gateway speaks, but in the frames of the other transport."""
     transport = _OTHER_TRANSPORT.get(questions.communication.endpoint.transport)
     if transport is None:
@@ -240,7 +154,7 @@ def _finding_of_frames(questions: _Questions, request: ReadRequest) -> Finding |
     return None
 
 
-def _finding_of_units(questions: _Questions, last: _Answer) -> Finding | None:
+def _finding_of_units(questions: Questions, last: Answer) -> Finding | None:
     """See whether other units answer on the line."""
     transport = questions.communication.endpoint.transport
     asked = last.request.unit_id
@@ -294,11 +208,11 @@ def _advice(communication: ModbusCommunication, error: MeterError) -> str:
     )
 
 
-def _finding_of_function(questions: _Questions, request: ReadRequest) -> Finding:
-    """Ask where one table is not known for the same of the other."""
+def _finding_of_function(questions: Questions, request: ReadRequest) -> Finding:
+    """Ask for the same registers of the other table."""
     other = _OTHER_FUNCTION[request.function]
-    answer = questions.put(replace(request, function=other, registers=()))
-    mine, its = _TABLES[request.function], _TABLES[other]
+    answer = questions.put(replace(request, function=other, registers=()), AGAIN_S)
+    mine, its = TABLES[request.function], TABLES[other]
     if answer.error is None:
         message = (
             f"Unit {request.unit_id} has no {mine} registers, but {its} registers at the same "
@@ -307,21 +221,21 @@ def _finding_of_function(questions: _Questions, request: ReadRequest) -> Finding
     elif isinstance(answer.error, Refused) and answer.error.code == ILLEGAL_ADDRESS:
         message = (
             f"Unit {request.unit_id} has {its} registers, not {mine} ones, but none at "
-            f"{_addresses(request)}: set registerType to {its}, and check the addresses."
+            f"{addresses(request)}: set registerType to {its}, and check the addresses."
         )
     else:
         message = (
             f"Unit {request.unit_id} can read neither holding nor input registers at "
-            f"{_addresses(request)}: check in its manual that it is a Modbus meter with registers."
+            f"{addresses(request)}: check in its manual that it is a Modbus meter with registers."
         )
     return Finding(Cause.ILLEGAL_FUNCTION, message)
 
 
 def _findings_of_addresses(
-    questions: _Questions, refused: Sequence[ReadRequest]
+    questions: Questions, refused: Sequence[ReadRequest]
 ) -> Iterator[Finding]:
     """Look for registers that are refused, each in a request of its own, where slips put them."""
-    known = _words_of(questions.answers)
+    known = words_of(questions.answers)
     elsewhere: dict[int, list[ReadRequest]] = {}
     lower: list[ReadRequest] = []
     nowhere = list(refused[_MOST_EXAMINED:])
@@ -340,7 +254,7 @@ def _findings_of_addresses(
         else:
             nowhere.append(request)
     for other, requests in elsewhere.items():
-        yield _finding_of_address(requests, f"set registerType to {_TABLES[other]}, which answers")
+        yield _finding_of_address(requests, f"set registerType to {TABLES[other]}, which answers")
     if lower:
         advice = "one address lower answers, and many manuals count from 1: subtract 1"
         yield _finding_of_address(lower, advice)
@@ -348,8 +262,9 @@ def _findings_of_addresses(
         yield _finding_of_address(nowhere, "check the addresses in the meter's manual")
 
 
-def _reads(questions: _Questions, request: ReadRequest) -> bool:
-    return questions.put(request).error is None
+def _reads(questions: Questions, request: ReadRequest) -> bool:
+    """Whether a register can be read; a device that fell silent is asked no more."""
+    return questions.answers[-1].is_there and questions.put(request, AGAIN_S).error is None
 
 
 def _finding_of_address(requests: Iterable[ReadRequest], advice: str) -> Finding:
@@ -361,105 +276,6 @@ def _finding_of_address(requests: Iterable[ReadRequest], advice: str) -> Finding
     ]
     are = "is" if len(names) == 1 else "are"
     return Finding(Cause.ILLEGAL_ADDRESS, f"{_listed(names)} {are} refused: {advice}.")
-
-
-# --- What stands around --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Surroundings:
-    """Words of registers and of their neighbours; see `Probe`."""
-
-    words: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    later_words: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    later_s: float = 0.0
-
-
-def _look_around(
-    questions: _Questions, registers: Iterable[Register], clock: Clock
-) -> _Surroundings:
-    """Read registers with their neighbours, twice. Raises LineError."""
-    start_s = clock.mono_s()
-    answers = [answer for answer in questions.answers if answer.words and answer.request.registers]
-    answers += _read_neighbours(questions, registers, _words_of(answers).keys())
-    clock.sleep(max(0.0, start_s + _LATER_S - clock.mono_s()))
-    later_s = clock.mono_s() - start_s
-    again = [questions.put(request) for request in _covering(answer.request for answer in answers)]
-    return _Surroundings(_words_of(answers), _words_of(again), later_s)
-
-
-def _read_neighbours(
-    questions: _Questions, registers: Iterable[Register], known: Collection[tuple[int, int]]
-) -> list[_Answer]:
-    """Read registers anew with what is about them, so that their words are of one moment.
-
-    A block that is refused is taken apart, the largest ones first. Ends at the first answer that
-    is missing: it is for suggestions only.
-    """
-    communication = questions.communication
-    places = {
-        (register.function, address)
-        for register in registers
-        for address in range(register.start - _WORDS_BEFORE, register.stop + _WORDS_AFTER)
-        if 0 <= address <= 0xFFFF
-    }
-    blocks = deque(
-        pack(
-            [Register("", function, (address,), "uint") for function, address in places],
-            communication.unit_id,
-            communication.max_registers_per_request,
-            communication.max_gap,
-        )
-    )
-    answers: list[_Answer] = []
-    for _ in range(_MOST_NEIGHBOURHOODS):
-        if not blocks:
-            break
-        answer = questions.put(blocks.popleft())
-        if answer.error is None:
-            answers.append(answer)
-        elif isinstance(answer.error, Refused):
-            parts = split(answer.request, communication.max_registers_per_request)
-            blocks += (part for part in parts if not set(_places(part)) <= set(known))
-        else:
-            break
-    return answers
-
-
-def _covering(requests: Iterable[ReadRequest]) -> Iterator[ReadRequest]:
-    """Leave out what the larger requests ask for, too."""
-    covered: set[tuple[int, int]] = set()
-    for request in sorted(requests, key=lambda request: -request.count):
-        if not covered.issuperset(_places(request)):
-            covered.update(_places(request))
-            yield request
-
-
-def _words_of(answers: Iterable[_Answer]) -> dict[tuple[int, int], int]:
-    """Give (function, address) → word; what came last counts."""
-    return {
-        place: word
-        for answer in answers
-        for place, word in zip(_places(answer.request), answer.words, strict=False)
-    }
-
-
-def _places(request: ReadRequest) -> list[tuple[int, int]]:
-    addresses = range(request.address, request.address + request.count)
-    return [(request.function, address) for address in addresses]
-
-
-# --- In words ------------------------------------------------------------------------------------
-
-
-def _span(request: ReadRequest) -> str:
-    noun = "register" if request.count == 1 else "registers"
-    return f"{_TABLES[request.function]} {noun} {_addresses(request)}"
-
-
-def _addresses(request: ReadRequest) -> str:
-    last = request.address + request.count - 1
-    return str(last) if request.count == 1 else f"{request.address} to {last}"
 
 
 def _listed(names: Sequence[str]) -> str:

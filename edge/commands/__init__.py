@@ -1,0 +1,1 @@
+"""Commands of `dlm-edge` that are more than a few lines: flags in, text out."""

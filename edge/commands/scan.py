@@ -1,0 +1,95 @@
+"""`dlm-edge probe --scan`: which units answer on a line, and what they are, with a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from edge.clock import Clock
+from edge.communication import ModbusCommunication, ModbusEndpoint
+from edge.drivers.modbus.scan import Found, ScanProgress, scan
+from edge.errors import LineError
+from edge.library import Library
+from edge.meterspec import References, parse_meter
+
+_BAR = 30
+
+
+def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bool) -> int:
+    """Scan the line that `communication` leads to, and print who answers. Gives the exit code.
+
+    every_unit: all unit ids, not only the one given. Blocks for minutes. Raises Faulty.
+    """
+    endpoint, unit_id = _line(communication)
+    units = range(1, 248) if every_unit else (unit_id,)
+    templates = library.listing().templates
+    answered = 0
+    try:
+        for found in scan(
+            endpoint, Clock(), units=units, templates=templates, progress=_show_progress
+        ):
+            answered += 1
+            _clear_progress()
+            print("\n".join(_described(found)), flush=True)
+    except KeyboardInterrupt:
+        _clear_progress()
+        print("Stopped.", file=sys.stderr)
+        return 1
+    except LineError as exc:
+        _clear_progress()
+        print(f"{exc.cause.value}: {exc}")
+        return 1
+    _clear_progress()
+    if not answered:
+        print(f"No unit answers on {endpoint.name}; check wiring, power and line settings.")
+        return 1
+    return 0
+
+
+def _line(communication: Mapping[str, Any]) -> tuple[ModbusEndpoint, int]:
+    """The endpoint and unit id of a `communication`, which need not say what is read."""
+    line = {name: value for name, value in communication.items() if name != "template"}
+    document = {
+        "name": "scan",
+        "protocol": "modbus",
+        "meterType": "zone",
+        "communication": {"registers": {"power": 0}, **line},
+    }
+    parsed = parse_meter(document, "meter_0", 0, References()).communication
+    assert isinstance(parsed, ModbusCommunication)
+    return parsed.endpoint, parsed.unit_id
+
+
+def _described(found: Found) -> list[str]:
+    line = found.settings
+    where = f'"host": "{line.host}", "port": {line.port}'
+    on = ""
+    if line.transport == "rtu":
+        settings = f"{line.baudrate} {line.bytesize}{line.parity}{line.stopbits:g}"
+        on = f" at {settings}"
+        where = (
+            f'"serialPort": "{line.serial_port}", "baudrate": {line.baudrate}, '
+            f'"parity": "{line.parity}"'
+        )
+    lines = [f"unit {found.unit_id}{on}: {found.description}"]
+    return lines + [
+        f'  {{"template": "{name}", {where}, "unitId": {found.unit_id}}}'
+        for name in found.templates
+    ]
+
+
+def _show_progress(progress: ScanProgress) -> None:
+    if not sys.stderr.isatty():
+        return
+    done = progress.done * _BAR // max(1, progress.total)
+    bar = "#" * done + "." * (_BAR - done)
+    baudrate = progress.settings.baudrate
+    at = f" at {baudrate} baud" if baudrate else ""
+    what = f"unit {progress.unit_id}{at}, {progress.found} found"
+    print(f"\r[{bar}] {what}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _clear_progress() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

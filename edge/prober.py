@@ -1,0 +1,57 @@
+"""Questions meters for those who ask over REST: a few at a time, and not for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from edge.drivers import Listener, load_driver
+from edge.errors import RequestError
+from edge.model import Meter, Probe
+
+MOST_AT_A_TIME = 4
+"""Each holds a client's thread, and its line, for seconds."""
+DONE_WITHIN_S = 90.0
+
+
+class Prober:
+    """Any thread.
+
+    probe: questions a meter that is asked, on its line's thread. make_listener: makes a connection
+    of its own for one that speaks by itself.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[Meter], Future[Probe]],
+        make_listener: Callable[[Meter], Listener],
+    ) -> None:
+        self._probe = probe
+        self._make_listener = make_listener
+        self._free = threading.BoundedSemaphore(MOST_AT_A_TIME)
+
+    def probe(self, meter: Meter) -> Probe:
+        """Question a meter, registered or not.
+
+        Blocks for up to DONE_WITHIN_S. Raises RequestError when there is no time for it.
+        """
+        if not self._free.acquire(blocking=False):
+            raise _busy(f"{MOST_AT_A_TIME} tests are under way; ask again in half a minute.")
+        try:
+            load_driver(meter.protocol)
+            if meter.poll_interval_ms is None:
+                return self._make_listener(meter).probe(meter)
+            done = self._probe(meter)
+            try:
+                return done.result(DONE_WITHIN_S)
+            except (FutureTimeoutError, CancelledError):
+                done.cancel()
+                raise _busy(f"{meter.line} was too busy; ask again in half a minute.") from None
+        finally:
+            self._free.release()
+
+
+def _busy(message: str) -> RequestError:
+    return RequestError(503, "BUSY", message, headers=(("Retry-After", "30"),))
