@@ -20,6 +20,7 @@ import attrs
 from edge.errors import ConfigError, Fault
 from edge.structure import (
     between,
+    host,
     key,
     keys_of,
     one_of,
@@ -109,10 +110,10 @@ class LogConfig:
 class BrokerConfig:
     """One MQTT broker."""
 
-    host: str = key("localhost", check=text(255))
+    host: str = key("localhost", check=host)
     port: int | None = key(None, check=between(1, 65535))
     username: str | None = key(None, check=text(255))
-    password: str | None = key(None, check=text(1000))
+    password: str | None = key(None, check=text(1000), secret=True)
     password_file: str | None = key(None, check=text(1000))
     tls: bool = key(False)
     ca_file: str | None = key(None, check=text(1000))
@@ -154,6 +155,8 @@ class Config:
     log: LogConfig = key(attrs.Factory(LogConfig))
 
 
+BROKERS = "mqtt.brokers"
+"""The one key that the environment does not set: a table of tables."""
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
 SECTIONS: dict[str, type] = {
@@ -187,7 +190,11 @@ def load_config(
     faults += [_located(fault, origins, file) for fault in key_faults]
     if not unreadable:
         faulty = {fault.path for fault in key_faults}
-        faults += [_located(fault, origins, file) for fault in _cross_faults(config, faulty)]
+        faults += [
+            _located(fault, origins, file)
+            for fault in _cross_faults(config, faulty)
+            if fault.path not in faulty
+        ]
     if faults:
         raise ConfigError("", faults)
     return config if file is None else _with_paths(config, document, origins, file.parent)
@@ -268,6 +275,7 @@ def _from_environment(
         f"{ENVIRONMENT_PREFIX}{section}_{name}".upper(): (f"{section}.{name}", attribute.type)
         for section, cls in SECTIONS.items()
         for name, attribute in keys_of(attrs.resolve_types(cls)).items()
+        if f"{section}.{name}" != BROKERS
     }
     entries = []
     unknown = []
@@ -275,6 +283,9 @@ def _from_environment(
         if variable in known:
             path, type_ = known[variable]
             entries.append((path, _typed(raw, type_), variable))
+        elif variable.startswith(f"{ENVIRONMENT_PREFIX}MQTT_BROKERS"):
+            message = "does not set a broker; give [mqtt.brokers.<name>] in the file"
+            faults.append(Fault(variable, message))
         elif variable.startswith(ENVIRONMENT_PREFIX):
             unknown.append(variable)
     faults.extend(unknown_keys(unknown, known))
@@ -319,7 +330,7 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
             f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
         )
     for name, broker in config.mqtt.brokers.items():
-        yield from _broker_faults(f"mqtt.brokers.{name}", name, broker)
+        yield from _broker_faults(f"{BROKERS}.{name}", name, broker)
 
 
 def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault]:

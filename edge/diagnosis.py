@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge.communication import ModbusCommunication
+from edge.communication import ModbusCommunication, Register
 from edge.errors import Cause
 from edge.interpret import Interpretation, contradictions, interpretations
 from edge.model import Exchange, Finding, Meter, Probe, Quality
 from edge.plausibility import hints
+
+_COUNTERS = frozenset({"energy", "energyExport"})
+_SOONEST_H = 24.0
+"""A counter that the site can run through in less time than this is part of a longer one."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,30 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
     values = outcome.values if outcome is not None else {}
     raw = outcome.raw if outcome is not None else {}
     implausible = hints(values, raw, meter.meter_type, grid_capacity_kw)
-    wrong = (*implausible, *contradictions(values))
+    possible = {name: value for name, value in values.items() if not _is_told(name, implausible)}
+    wrong = (*implausible, *contradictions(possible))
+    communication = meter.communication
+    registers = communication.registers if isinstance(communication, ModbusCommunication) else ()
+    halves = _half_counters(registers, values, grid_capacity_kw)
     others: Mapping[str, tuple[Interpretation, ...]] = {}
-    if isinstance(meter.communication, ModbusCommunication) and probe.words:
+    if probe.words:
         others = interpretations(
-            meter.communication.registers,
+            registers,
             probe.words,
             probe.later_words,
             probe.later_s,
-            values,
+            {name: value for name, value in values.items() if name not in halves},
             meter.meter_type,
             grid_capacity_kw,
         )
     findings = [
         *probe.findings,
         *(Finding(Cause.WRONG_VALUES, sentence) for sentence in wrong),
-        *_doubts(others, wrong),
+        *_findings_of_halves(halves, others, registers),
+        *_doubts(others, wrong, halves),
     ]
     if not findings:
-        findings = [Finding(Cause.NONE, "Everything was read, and the values are plausible.")]
+        findings = [_nothing_wrong(values, registers)]
     return Diagnosis(
         exchanges=probe.exchanges,
         values=values,
@@ -64,18 +73,90 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
     )
 
 
+def _is_told(name: str, sentences: Sequence[str]) -> bool:
+    return any(sentence.startswith(f"{name} ") for sentence in sentences)
+
+
+def _half_counters(
+    registers: Sequence[Register], values: Mapping[str, float], grid_capacity_kw: float
+) -> dict[str, float]:
+    """Name the counters of one word that run over too soon to be all of it, and at what, kWh."""
+    ends_kwh = {
+        register.quantity: float(2**16 * abs(register.scale))
+        for register in registers
+        if register.quantity in _COUNTERS & values.keys()
+        and len(register.words) == 1
+        and register.exponent is None
+    }
+    soon_kwh = _SOONEST_H * grid_capacity_kw
+    return {name: end_kwh for name, end_kwh in ends_kwh.items() if end_kwh < soon_kwh}
+
+
+def _findings_of_halves(
+    halves: Mapping[str, float],
+    others: Mapping[str, tuple[Interpretation, ...]],
+    registers: Sequence[Register],
+) -> Iterator[Finding]:
+    for name, end_kwh in halves.items():
+        taken = {
+            address
+            for register in registers
+            if register.quantity != name
+            for address in register.words
+        }
+        longer = [other for other in others.get(name, ()) if _is_longer(other, taken)]
+        advice = _read_as(longer[0]) if longer else "look in the meter's manual for the other half"
+        yield Finding(
+            Cause.WRONG_VALUES,
+            f"{name} is read from 16 bits, which run over at {end_kwh:.7g} kWh, so it is likely "
+            f"half of a 32-bit value: {advice}.",
+        )
+
+
+def _is_longer(other: Interpretation, taken: Collection[int]) -> bool:
+    """Whether it is more than one word, none of which belongs to another quantity."""
+    size = int(other.type[-2:]) // 16
+    return size > 1 and not set(range(other.address, other.address + size)) & set(taken)
+
+
 def _doubts(
-    others: Mapping[str, tuple[Interpretation, ...]], told: tuple[str, ...]
+    others: Mapping[str, tuple[Interpretation, ...]],
+    told: Sequence[str],
+    halves: Mapping[str, float],
 ) -> Iterator[Finding]:
     """Name the quantities that are not impossible, but better read otherwise."""
     for name, interpreted in others.items():
-        if interpreted and not any(sentence.startswith(f"{name} ") for sentence in told):
+        if interpreted and name not in halves and not _is_told(name, told):
             best = interpreted[0]
             yield Finding(
                 Cause.WRONG_VALUES,
-                f"{name} does not fit the other values: {best.why}; read as {best.type} at "
-                f"{best.address} with scale {float(best.scale):g} it is {best.value:.7g}.",
+                f"{name} does not fit the other values: {best.why}; {_read_as(best)}.",
             )
+
+
+def _read_as(other: Interpretation) -> str:
+    order = "" if other.type.endswith("16") else f", {other.word_order} word order"
+    return (
+        f"read as {other.type} at {other.address}{order} with scale {float(other.scale):g} it is "
+        f"{other.value:.7g}"
+    )
+
+
+def _nothing_wrong(values: Mapping[str, float], registers: Sequence[Register]) -> Finding:
+    """What is told where nothing was found; without a value that is not that all is well."""
+    if not values:
+        return Finding(
+            Cause.NO_VALUE,
+            "The meter answers, but nothing that it says is a value; check what is read of it.",
+        )
+    absent = [register.quantity for register in registers if register.quantity not in values]
+    if absent:
+        return Finding(
+            Cause.NONE,
+            "Everything was read, and the values are plausible; the meter says that it has none "
+            f"for {', '.join(absent)}.",
+        )
+    return Finding(Cause.NONE, "Everything was read, and the values are plausible.")
 
 
 def _quality(probe: Probe, values: Mapping[str, float], implausible: tuple[str, ...]) -> Quality:

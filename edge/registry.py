@@ -126,9 +126,7 @@ class Registry:
             old = self._find(meter_id)
             if not isinstance(patch, dict):
                 raise _invalid([Fault("", "must be an object with the keys to change")])
-            merged, faults = carry_over(old.document, patch, merge_patch(old.document, patch))
-            if faults:
-                raise _invalid(faults)
+            merged = carry_over(old.document, merge_patch(old.document, patch))
             meter = self.parse(merged, old.id, old.phase_index)
             faults = not_carried(old, patch, meter)
             if faults:

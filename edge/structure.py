@@ -9,7 +9,9 @@ person recognises. A key that is null counts as one that is not there.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -28,14 +30,18 @@ T = TypeVar("T")
 Check = Callable[[Any], None]
 
 _CHECK = "edge.check"
+_SECRET = "edge.secret"
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_UNKNOWN_KEYS = 20
 
 
-def key(default: Any = attrs.NOTHING, *, check: Check | None = None) -> Any:
-    """Declare one key. check: called with the value, raises ValueError with a sentence."""
-    return attrs.field(default=default, metadata={_CHECK: check})
+def key(default: Any = attrs.NOTHING, *, check: Check | None = None, secret: bool = False) -> Any:
+    """Declare one key. check: called with the value, raises ValueError with a sentence.
+
+    secret: text that no fault and no repr shows.
+    """
+    return attrs.field(default=default, repr=not secret, metadata={_CHECK: check, _SECRET: secret})
 
 
 def camel_case(name: str) -> str:
@@ -84,6 +90,29 @@ def text(longest: int) -> Check:
             raise ValueError("must be printable text without line breaks or control characters")
 
     return check
+
+
+def host(value: str) -> None:
+    """Check that a value is a bare host name or an IP address."""
+    numeric = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9_.-]{1,15})?", value)
+    if numeric and is_address(value):
+        return
+    if not numeric and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", value):
+        return
+    given = "" if "@" in value else f", not {shown(value)}"  # what stands before it is secret
+    raise ValueError(
+        f"must be a bare host name or IP address like 192.168.1.150{given}; the port goes into "
+        "'port'"
+    )
+
+
+def is_address(value: str) -> bool:
+    """Tell whether a value is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def structure(cls: type[T], document: Any, spell: Callable[[str], str] = str) -> T:
@@ -143,14 +172,22 @@ def merge_patch(document: Any, patch: Any) -> Any:
     return merged
 
 
-def unknown_keys(names: Iterable[str], known: Iterable[str], path: str = "") -> Iterator[Fault]:
+def unknown_keys(
+    names: Iterable[str],
+    known: Iterable[str],
+    path: str = "",
+    patterns: Mapping[str, Iterable[str]] | None = None,
+) -> Iterator[Fault]:
     """The faults for keys that nobody reads, with the nearest ones that somebody does.
 
-    A document full of them gets a fault for the first few, and one that counts the rest.
+    patterns: how to say known keys that are made alike, like `<quantity>Scale`, and what they are.
+    A document full of unknown keys gets a fault for the first few, and one that counts the rest.
     """
+    patterns = patterns or {}
     names, known = sorted(names), sorted(known)
+    every = [*known, *(name for made in patterns.values() for name in made)]
     for name in names[:_SHOWN_UNKNOWN_KEYS]:
-        hint = nearest(name, known) or "; known here: " + ", ".join(known)
+        hint = nearest(name, every) or "; known here: " + ", ".join([*known, *patterns])
         yield Fault(_join(path, name), f"unknown key{hint}")
     more = len(names) - _SHOWN_UNKNOWN_KEYS
     if more > 0:
@@ -229,8 +266,11 @@ def _checked(
     converter: cattrs.Converter, attribute: attrs.Attribute[Any]
 ) -> Callable[[Any, Any], Any]:
     check: Check | None = attribute.metadata.get(_CHECK)
+    secret = attribute.metadata.get(_SECRET)
 
     def hook(value: Any, type_: Any) -> Any:
+        if secret and type(value) is not str:
+            raise ValueError("must be text")
         result = value if type_ is Any else converter.structure(value, type_)
         if check is not None and result is not None:
             check(result)

@@ -6,8 +6,8 @@ import itertools
 from typing import Any
 
 from edge.clock import Clock
-from edge.meterspec import parse_meter
-from edge.model import Meter, PollResult, Reading
+from edge.meterspec import References, parse_meter
+from edge.model import Meter, PollEnd, PollResult, Reading
 
 _numbers = itertools.count(1)
 
@@ -29,24 +29,37 @@ def a_registration(name: str = "Main", **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value is not None}
 
 
-def a_meter(name: str = "Main", *, slot: int = 0, **changes: Any) -> Meter:
+def a_meter(name: str = "Main", *, phase_index: int = 0, **changes: Any) -> Meter:
     """A registered meter; changes as for `a_registration`."""
-    return parse_meter(a_registration(name, **changes), f"meter_{next(_numbers)}", slot)
+    document = a_registration(name, **changes)
+    return parse_meter(document, f"meter_{next(_numbers)}", phase_index, References())
 
 
-def a_reading(mono_s: float = 0.0, hints: tuple[str, ...] = (), **values: float) -> Reading:
-    """A reading taken at mono_s."""
-    return Reading(values or {"power": 10.0}, mono_s, round(mono_s * 1000), hints)
+def a_speaking_meter(name: str = "Main", **changes: Any) -> Meter:
+    """A registered meter that nobody polls; changes as for `a_registration`."""
+    given = {"protocol": "mqtt", "pollInterval": None, "communication": {"topicPower": "power"}}
+    return a_meter(name, **{**given, **changes})
+
+
+def a_reading(
+    mono_s: float = 0.0, hints: tuple[str, ...] = (), *, live: bool = True, **values: float
+) -> Reading:
+    """A reading taken at mono_s; not live: a broker had retained it."""
+    return Reading(values or {"power": 10.0}, mono_s, round(mono_s * 1000), hints, live)
 
 
 def an_answer(meter: Meter, reading: Reading | None = None) -> PollResult:
     """A poll that went well."""
-    return PollResult(meter, reading or a_reading(), None, "ok", failed=False, duration_s=0.01)
+    return PollResult(
+        meter, reading or a_reading(), None, PollEnd.OK, failed=False, duration_s=0.01
+    )
 
 
-def a_failure(meter: Meter, result: str = "no_reply", error: str = "It is silent.") -> PollResult:
+def a_failure(
+    meter: Meter, end: PollEnd = PollEnd.NO_REPLY, error: str = "It is silent."
+) -> PollResult:
     """A poll that gave nothing."""
-    return PollResult(meter, None, error, result, failed=True, duration_s=1.0)
+    return PollResult(meter, None, error, end, failed=True, duration_s=1.0)
 
 
 class FakeClock(Clock):

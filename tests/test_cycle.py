@@ -6,52 +6,110 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from edge.clock import Clock
+from edge.communication import ModbusCommunication
 from edge.cycle import HEALTH_WINDOW_TICKS, Cycle, SiteLimits
 from edge.image import ProcessImage
-from edge.line import LineWorker
-from edge.model import LoadQuality, Meter, PollResult, Snapshot, Status
+from edge.line import ListenLine, PollLine
+from edge.model import (
+    LoadQuality,
+    MessageCounts,
+    Meter,
+    Outcome,
+    PollEnd,
+    PollResult,
+    Probe,
+    Snapshot,
+    Status,
+)
 from edge.schedule import Read
-from tests.building import FakeClock, a_failure, a_meter, a_reading, an_answer
+from tests.building import (
+    FakeClock,
+    a_failure,
+    a_meter,
+    a_reading,
+    a_speaking_meter,
+    an_answer,
+)
 
 LIMITS = SiteLimits(grid_capacity_kw=500.0, failsafe_available_kw=0.0)
 TICK_S = 0.1
 
 
 class NoDriver:
-    """A wire that nobody reads from."""
+    """A line that nobody asks or hears."""
 
     connected = False
+    opened = 0
+    counts = MessageCounts()
 
     def open(self, timeout_s: float) -> None:
         raise AssertionError("the lines of these tests have no thread")
 
-    def read(self, request: object, timeout_s: float) -> Sequence[int]:
+    def poll(self, meter: Meter, *, trial: bool) -> Outcome:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def forget(self, meters: Collection[Meter]) -> None:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def follow(self, meters: Collection[Meter]) -> None:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def listen(self, timeout_s: float) -> Sequence[tuple[Meter, Outcome]]:
+        raise AssertionError("the lines of these tests have no thread")
+
+    def probe(self, meter: Meter) -> Probe:
         raise AssertionError("the lines of these tests have no thread")
 
     def close(self) -> None:
         pass
 
 
-class StillLine(LineWorker):
-    """A line without a thread, which keeps its reads until the test answers them."""
+class StillLine(PollLine):
+    """A line without a thread, which keeps reads and probes until the test answers them."""
 
     def __init__(self, name: str, deliver: Callable[[PollResult], None], clock: Clock) -> None:
         super().__init__(name, NoDriver(), deliver, clock)
         self.reads: list[Read] = []
+        self.probes: list[tuple[Meter, Future[Probe]]] = []
+        self.started = False
         self.stopped = False
 
     def start(self) -> None:
-        pass
+        self.started = True
 
     def submit(self, read: Read) -> None:
         self.reads.append(read)
+
+    def probe(self, meter: Meter, done: Future[Probe]) -> None:
+        assert self.started
+        assert not self.stopped
+        self.probes.append((meter, done))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def join(self, timeout_s: float) -> None:
+        pass
+
+
+class StillListening(ListenLine):
+    """A line without a thread, on which meters speak when the test says so."""
+
+    def __init__(self, name: str, deliver: Callable[[PollResult], None], clock: Clock) -> None:
+        super().__init__(name, NoDriver(), deliver, clock)
+        self.started = False
+        self.stopped = False
+
+    def start(self) -> None:
+        self.started = True
 
     def stop(self) -> None:
         self.stopped = True
@@ -67,12 +125,17 @@ class Bench:
         self.clock = FakeClock()
         self.image = ProcessImage()
         self.lines: dict[str, StillLine] = {}
+        self.listening: list[StillListening] = []
         self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock)
         self.tick = -1
         if meters:
             self.change(*meters)
 
-    def make_line(self, meter: Meter) -> StillLine:
+    def make_line(self, meter: Meter) -> StillLine | StillListening:
+        if meter.poll_interval_ms is None:
+            listening = StillListening(meter.line, self.image.put, self.clock)
+            self.listening.append(listening)
+            return listening
         line = StillLine(meter.line, self.image.put, self.clock)
         self.lines[meter.line] = line
         return line
@@ -161,6 +224,7 @@ def test_an_answer_for_a_meter_that_was_changed_meanwhile_is_dropped() -> None:
     meter = a_meter()
     bench = Bench(meter)
     (read,) = bench.take_reads()
+    assert isinstance(meter.communication, ModbusCommunication)
     communication = replace(meter.communication, unit_id=2)
     changed = replace(meter, communication=communication)
     bench.change(changed)
@@ -195,7 +259,7 @@ def test_a_line_that_the_system_refuses_a_thread_ends_nothing() -> None:
             if refused:
                 raise RuntimeError("can't start new thread")
 
-    def make(meter: Meter) -> StillLine:
+    def make(meter: Meter) -> StillLine | StillListening:
         if meter.line != two.line:
             return make_line(meter)
         line = Refused(meter.line, bench.image.put, bench.clock)
@@ -246,14 +310,163 @@ def test_new_limits_count_from_the_next_tick_on() -> None:
 def test_a_failing_line_rests_no_meter_and_a_failing_meter_rests_itself() -> None:
     meter = a_meter()
     bench = Bench(meter)
-    for result, reads_in_4_s in (("line_error", 4), ("no_reply", 2)):
+    for end, reads_in_4_s in ((PollEnd.LINE_ERROR, 4), (PollEnd.NO_REPLY, 2)):
         reads = 0
         for _ in range(40):
             for read in bench.take_reads():
                 reads += 1
-                bench.image.put(a_failure(read.meter, result))
+                bench.image.put(a_failure(read.meter, end))
             bench.step()
-        assert reads == pytest.approx(reads_in_4_s, abs=1), result
+        assert reads == pytest.approx(reads_in_4_s, abs=1), end
+
+
+def test_a_meter_is_left_alone_for_as_long_as_it_asked() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    (read,) = bench.take_reads()
+    refusal = a_failure(read.meter, PollEnd.REFUSED, "Too many requests.")
+    bench.image.put(replace(refusal, duration_s=0.0, rest_s=7.0))
+    asked_at = bench.tick
+    while not bench.take_reads():
+        bench.step()
+    assert 70 <= bench.tick - asked_at <= 80
+
+
+# --- Meters that speak by themselves -------------------------------------------------------------
+
+
+def test_a_meter_that_speaks_is_heard_at_the_next_tick_and_never_polled() -> None:
+    meter = a_speaking_meter()
+    bench = Bench(meter)
+    (line,) = bench.listening
+    assert line.started
+    assert line.plan.meters == {meter}
+    bench.image.put(an_answer(meter, a_reading(bench.clock.now_mono_s, power=80.0)))
+    snapshot = bench.step()
+    assert snapshot.load.available_kw == 420.0
+    bench.step(100)
+    assert bench.cycle.snapshot.health.overruns == 0
+    assert bench.cycle.snapshot.meters[meter.id].status is Status.ONLINE
+    assert "dlm_polls_total{" not in bench.cycle.metrics.text().decode()
+    bench.change()
+    assert line.stopped
+
+
+def test_a_meter_that_speaks_is_offline_when_it_is_silent_for_too_long() -> None:
+    meter = a_speaking_meter(staleAfter=1000)
+    bench = Bench(meter)
+    bench.step(10)
+    assert bench.cycle.snapshot.meters[meter.id].status is Status.PENDING
+    bench.step(2)
+    assert bench.cycle.snapshot.meters[meter.id].status is Status.OFFLINE
+
+
+# --- Probes --------------------------------------------------------------------------------------
+
+
+def test_a_probe_of_a_registered_meter_takes_its_line_which_stays() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    done = bench.cycle.probe(meter)
+    bench.step()
+    (line,) = bench.lines.values()
+    assert line.probes == [(meter, done)]
+    done.set_result(Probe())
+    bench.step(2)
+    assert not line.stopped
+    assert [line.name for line in bench.cycle.snapshot.lines] == [meter.line]
+
+
+def test_a_line_is_made_for_a_probe_and_ends_after_it() -> None:
+    bench = Bench()
+    stranger = on_line("Stranger", "a.lan")
+    done = bench.cycle.probe(stranger)
+    bench.step()
+    line = bench.lines[stranger.line]
+    assert line.probes == [(stranger, done)]
+    bench.step(10)
+    assert not line.stopped, "not before the probe is done"
+    assert bench.cycle.snapshot.meters == {}
+    done.set_result(Probe())
+    assert bench.step().lines == ()
+    assert line.stopped
+
+
+def test_two_probes_of_one_endpoint_share_its_line() -> None:
+    bench = Bench()
+    one, two = on_line("One", "a.lan"), on_line("Two", "a.lan", meterType="zone")
+    first, second = bench.cycle.probe(one), bench.cycle.probe(two)
+    bench.step()
+    line = bench.lines[one.line]
+    assert line.probes == [(one, first), (two, second)]
+    first.set_result(Probe())
+    bench.step()
+    assert not line.stopped
+    assert second.cancel(), "who gave up waits for nothing"
+    bench.step()
+    assert line.stopped
+    bench.cycle.probe(one)
+    bench.step()
+    assert bench.lines[one.line] is not line, "one that was stopped is not used again"
+
+
+def test_a_meter_that_is_registered_while_it_is_probed_keeps_the_line() -> None:
+    bench = Bench()
+    meter = on_line("Main", "a.lan")
+    done = bench.cycle.probe(meter)
+    bench.step()
+    line = bench.lines[meter.line]
+    bench.change(meter)
+    done.set_result(Probe())
+    bench.step(2)
+    assert bench.lines == {meter.line: line}
+    assert not line.stopped
+    assert line.plan.meters == {meter}
+
+
+def test_a_meter_that_is_removed_while_it_is_probed_leaves_the_line_until_then() -> None:
+    meter = on_line("Main", "a.lan")
+    bench = Bench(meter)
+    done = bench.cycle.probe(meter)
+    bench.step()
+    bench.change()
+    line = bench.lines[meter.line]
+    assert not line.stopped
+    done.set_result(Probe())
+    bench.step()
+    assert line.stopped
+    assert bench.cycle.snapshot.lines == ()
+
+
+def test_a_probe_whose_line_gets_no_thread_is_cancelled() -> None:
+    bench = Bench()
+
+    def refuse(meter: Meter) -> StillLine:
+        line = StillLine(meter.line, bench.image.put, bench.clock)
+
+        def start() -> None:
+            raise RuntimeError("can't start new thread")
+
+        line.start = start  # type: ignore[method-assign]
+        return line
+
+    bench.cycle._make_line = refuse
+    done = bench.cycle.probe(a_meter())
+    bench.step()
+    assert done.cancelled()
+    assert bench.cycle.snapshot.lines == ()
+
+
+def test_a_probe_that_comes_when_the_service_stops_is_cancelled() -> None:
+    bench = Bench(a_meter())
+    bench.cycle.stop()
+    done = bench.cycle.probe(a_meter())
+    bench.cycle.run()
+    assert done.cancelled()
+    assert all(line.stopped and not line.probes for line in bench.lines.values())
+
+
+# --- Health and log ------------------------------------------------------------------------------
 
 
 def test_health_tells_lateness_and_missed_ticks() -> None:

@@ -10,20 +10,12 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from edge.decode import (
-    PHASES,
-    ModbusReader,
-    decode_register,
-    decode_values,
-    pack,
-    raw_words,
-    split,
-)
-from edge.meterspec import parse_meter
-from edge.model import ModbusCommunication, ReadRequest, Register
+from edge.communication import ModbusCommunication, RawWords, ReadRequest, Register
+from edge.decode import PHASES, combine, decode_register, decode_values, pack, raw_words, split
+from tests.building import a_meter
 
 FORMATS = {
     "uint16": "H", "int16": "h", "uint32": "I", "int32": "i",
@@ -38,17 +30,14 @@ B23_REGISTERS = {
 
 
 def communication(registers: dict[str, Any], **keys: Any) -> ModbusCommunication:
-    document = {
-        "name": "Main",
-        "protocol": "modbus",
-        "meterType": "grid",
-        "communication": {"host": "meter", "registers": registers, **keys},
-    }
-    return parse_meter(document, "meter_1", 0).communication
+    its_meter = a_meter(communication={"host": "meter", "registers": registers, **keys})
+    assert isinstance(its_meter.communication, ModbusCommunication)
+    return its_meter.communication
 
 
-def reader(registers: dict[str, Any], **keys: Any) -> ModbusReader:
-    return ModbusReader(communication(registers, **keys))
+def requests_of(registers: dict[str, Any], **keys: Any) -> tuple[ReadRequest, ...]:
+    asked = communication(registers, **keys)
+    return pack(asked.registers, asked.unit_id, asked.max_registers_per_request, asked.max_gap)
 
 
 def words_of(data: bytes) -> tuple[int, ...]:
@@ -59,28 +48,22 @@ def float32(value: float) -> tuple[int, ...]:
     return words_of(struct.pack(">f", value))
 
 
-def replies(
-    its_reader: ModbusReader, device: dict[int, int]
-) -> list[tuple[ReadRequest, list[int]]]:
-    """What a device with these registers answers; it refuses blocks with others in them."""
-    answers = []
-    for request in its_reader.requests:
+def values_of(registers: dict[str, Any], device: dict[int, int], **keys: Any) -> dict[str, float]:
+    """What a device with these registers is read as; it refuses blocks with others in them."""
+    raw: RawWords = {}
+    for request in requests_of(registers, **keys):
         block = range(request.address, request.address + request.count)
         if all(address in device for address in block):
-            answers.append((request, [device[address] for address in block]))
-    return answers
-
-
-def values_of(registers: dict[str, Any], device: dict[int, int], **keys: Any) -> dict[str, float]:
-    its_reader = reader(registers, **keys)
-    return its_reader.decode(replies(its_reader, device))[0]
+            raw = {**raw, **raw_words(request, [device[address] for address in block])}
+    asked = communication(registers, **keys)
+    return combine(decode_values(raw, {}), asked.quantities, invert=asked.invert)
 
 
 # --- The guide's examples ---
 
 
 def test_the_guides_b23_is_one_request() -> None:
-    (request,) = reader(B23_REGISTERS, unitId=7).requests
+    (request,) = requests_of(B23_REGISTERS, unitId=7)
     assert (request.unit_id, request.function, request.address, request.count) == (7, 3, 20480, 11)
 
 
@@ -153,7 +136,7 @@ def test_a_float32_is_the_decimal_number_that_was_coded(
 def test_a_float32_comes_out_with_at_most_nine_digits(bits: int) -> None:
     words = (bits >> 16, bits & 0xFFFF)
     (expected,) = struct.unpack(">f", bits.to_bytes(4, "big"))
-    value = decode_register(Register("power", 3, (0, 1), "float"), words)
+    value = decode_register(Register("power", 3, (0, 1), "float"), words, {})
     if value is None:
         assert not math.isfinite(expected)
     else:
@@ -163,13 +146,13 @@ def test_a_float32_comes_out_with_at_most_nine_digits(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [0x7F7FFFFF, 0xFF7FFFFF, 0x00000001, 0x7F7FFFFE, 0x00800000])
 def test_the_largest_and_smallest_float32(bits: int) -> None:
-    value = decode_register(Register("power", 3, (0, 1), "float"), (bits >> 16, bits & 0xFFFF))
+    value = decode_register(Register("power", 3, (0, 1), "float"), (bits >> 16, bits & 0xFFFF), {})
     assert value is not None
     assert struct.pack(">f", value) == bits.to_bytes(4, "big")
 
 
 def test_minus_zero_is_zero() -> None:
-    value = decode_register(Register("power", 3, (0, 1), "float"), (0x8000, 0))
+    value = decode_register(Register("power", 3, (0, 1), "float"), (0x8000, 0), {})
     assert repr(value) == "0.0"
 
 
@@ -179,12 +162,12 @@ def test_minus_zero_is_zero() -> None:
 )
 def test_nan_and_infinities_are_no_value(words: tuple[int, ...]) -> None:
     register = Register("power", 3, tuple(range(len(words))), "float")
-    assert decode_register(register, words) is None
+    assert decode_register(register, words, {}) is None
 
 
 def test_a_value_that_its_scale_makes_infinite_is_none() -> None:
-    register = Register("power", 3, (0, 1, 2, 3), "float", (10**12, 1))
-    assert decode_register(register, words_of(struct.pack(">d", 1e300))) is None
+    register = Register("power", 3, (0, 1, 2, 3), "float", Fraction(10**12))
+    assert decode_register(register, words_of(struct.pack(">d", 1e300)), {}) is None
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -214,6 +197,50 @@ def test_energy_and_its_high_word_are_one_number() -> None:
     device = dict.fromkeys(range(2, 6), 9) | {5: 0xFFFF, 2: 1}
     assert values_of(registers, device) == {"energy": 131.071}
     assert values_of(registers, device, wordOrder="little") == {"energy": 131.071}
+
+
+# --- Powers of ten that the device holds ---
+
+
+@settings(deadline=None)
+@given(
+    st.integers(-(2**15), 2**15 - 1),
+    st.integers(-10, 10),
+    st.sampled_from([Fraction(1), Fraction(1, 1000), Fraction(1, 100)]),
+)
+def test_a_scaled_value_is_the_nearest_to_the_exact_product_whatever_the_power(
+    number: int, exponent: int, scale: Fraction
+) -> None:
+    register = Register("power", 3, (0,), "int", scale, exponent=7)
+    value = decode_register(register, (number & 0xFFFF,), {7: exponent & 0xFFFF})
+    assert value == float(number * scale * Fraction(10) ** exponent)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False),
+    st.integers(-10, 10).filter(bool),
+)
+def test_a_scaled_float_is_near_the_product(number: float, exponent: int) -> None:
+    register = Register("power", 3, (0, 1), "float", exponent=7)
+    value = decode_register(register, float32(number), {7: exponent & 0xFFFF})
+    assert value == pytest.approx(number * 10.0**exponent, rel=1e-7)
+
+
+@given(st.none() | st.integers(0, 0xFFFF).filter(lambda word: 10 < word < 0xFFF6))
+@example(None)
+@example(0x8000)
+@example(11)
+@example(0xFFF5)
+def test_a_power_that_is_absent_or_nonsense_leaves_no_value(word: int | None) -> None:
+    register = Register("power", 3, (0,), "int", exponent=7)
+    assert decode_register(register, (5,), {} if word is None else {7: word}) is None
+
+
+def test_not_available_is_told_before_the_power_is_looked_at() -> None:
+    register = Register("energy", 3, (0, 1), "uint", not_available=0, exponent=7)
+    assert decode_register(register, (0, 0), {7: 2}) is None
+    assert decode_register(register, (0, 5), {7: 2}) == 500.0
 
 
 # --- Sums and signs ---
@@ -309,7 +336,7 @@ def test_power_is_the_net_of_the_total_or_the_phases_or_nothing(
     expected = None
     if parts and all(name in known for name in parts):
         expected = sum(signs[name] * known[name] for name in parts) * (-1 if invert else 1)
-    assert decode_values(raw, read.keys(), invert=invert).get("power") == expected
+    assert combine(decode_values(raw, {}), read.keys(), invert=invert).get("power") == expected
 
 
 # --- Packing ---
@@ -397,20 +424,21 @@ def test_packing_takes_the_fewest_requests_there_are(
 
 def test_a_hole_as_wide_as_allowed_is_read_through() -> None:
     registers = {"power": 0, "voltage": 9}
-    assert [request.count for request in reader(registers).requests] == [10]
-    assert [request.count for request in reader(registers, maxGap=7).requests] == [1, 1]
+    assert [request.count for request in requests_of(registers)] == [10]
+    assert [request.count for request in requests_of(registers, maxGap=7)] == [1, 1]
 
 
 def test_values_that_overlap_are_packed_alike_in_any_order() -> None:
     registers = {"power": {"address": 1, "type": "uint64"}, "voltage": 1, "current": 0}
     for names in itertools.permutations(registers):
-        its_reader = reader({name: registers[name] for name in names}, maxRegistersPerRequest=4)
-        assert [(r.address, r.count) for r in its_reader.requests] == [(0, 2), (1, 4)]
+        given_so = {name: registers[name] for name in names}
+        requests = requests_of(given_so, maxRegistersPerRequest=4)
+        assert [(r.address, r.count) for r in requests] == [(0, 2), (1, 4)]
 
 
 def test_functions_are_read_apart() -> None:
     registers = {"power": 0, "voltage": {"address": 1, "registerType": "input"}, "current": 2}
-    blocks = [(r.function, r.address, r.count) for r in reader(registers).requests]
+    blocks = [(r.function, r.address, r.count) for r in requests_of(registers)]
     assert blocks == [(3, 0, 3), (4, 1, 1)]
 
 
@@ -419,27 +447,6 @@ def test_nothing_to_read_is_no_request() -> None:
 
 
 # --- Splitting ---
-
-
-def test_a_refused_block_is_split_at_its_holes_and_then_into_halves() -> None:
-    its_reader = reader(
-        {"power": 0, "powerL1": 1, "powerL2": 2, "powerL3": 3, "voltage": 5, "current": 20}
-    )
-    (front, back) = its_reader.requests
-    blocks = [(part.address, part.count) for part in its_reader.split(front)]
-    assert blocks == [(0, 4), (5, 1)]
-    assert its_reader.requests[-1] == back
-    blocks = [(part.address, part.count) for part in its_reader.split(its_reader.requests[0])]
-    assert blocks == [(0, 2), (2, 2)]
-    blocks = [(request.address, request.count) for request in its_reader.requests]
-    assert blocks == [(0, 2), (2, 2), (5, 1), (20, 1)]
-
-
-def test_a_single_value_is_never_split() -> None:
-    its_reader = reader({"energy": 10, "energyHigh": 15})
-    (request,) = its_reader.requests
-    assert its_reader.split(request) == ()
-    assert its_reader.requests == (request,)
 
 
 @settings(deadline=None)
@@ -460,48 +467,6 @@ def test_splitting_loses_nothing_and_comes_to_an_end(
                 together = [register for part in parts for register in part.registers]
                 assert sorted(together, key=repr) == sorted(block.registers, key=repr)
             left.extend(parts)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=19, unique=True), st.data())
-def test_whatever_a_device_lacks_all_else_is_read_in_the_end(
-    addresses: list[int], data: Any
-) -> None:
-    names = [f"q{number}" for number in range(len(addresses))]
-    registers = [
-        Register(name, 3, (address,), "uint")
-        for name, address in zip(names, addresses, strict=True)
-    ]
-    lacking = data.draw(st.sets(st.integers(0, 60)))
-    device = {address: address for address in range(61) if address not in lacking}
-    base = communication({"power": 1})
-    its_reader = ModbusReader(ModbusCommunication(**{**vars(base), "registers": tuple(registers)}))
-    for _ in range(20):
-        answered = {request for request, _ in replies(its_reader, device)}
-        refused = [request for request in its_reader.requests if request not in answered]
-        split_up = [request for request in refused if its_reader.split(request)]
-        if not split_up:
-            break
-    values, raw = its_reader.decode(replies(its_reader, device))
-    assert values == {
-        name: address for name, address in zip(names, addresses, strict=True) if address in device
-    }
-    assert raw.keys() == values.keys()
-
-
-def test_one_register_that_is_not_there_costs_few_requests() -> None:
-    names = [f"{name}L{n}" for name in ("power", "voltage", "current") for n in (1, 2, 3)]
-    names += ["power", "voltage", "current", "powerFactor", "frequency", "energy", "energyExport"]
-    its_reader = reader({name: address for address, name in enumerate(names)})
-    device = {address: 1 for address in range(len(names)) if address != 13}
-    for _ in names:
-        answered = {request for request, _ in replies(its_reader, device)}
-        for request in its_reader.requests:
-            if request not in answered:
-                its_reader.split(request)
-    assert len(names) == 16
-    assert len(its_reader.requests) == 5
-    assert len(its_reader.decode(replies(its_reader, device))[0]) == 15
 
 
 def test_words_are_cut_by_address() -> None:

@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.communication import ModbusCommunication, ModbusEndpoint, Register
 from edge.load import building_consumption, load_status
-from edge.model import (
-    Endpoint,
-    LoadQuality,
-    Meter,
-    MeterState,
-    ModbusCommunication,
-    Reading,
-    Status,
-)
+from edge.model import LoadQuality, Meter, MeterState, Reading, Status
 
 COMMUNICATION = ModbusCommunication(
-    endpoint=Endpoint("tcp", "127.0.0.1", 502),
+    endpoint=ModbusEndpoint("tcp", "127.0.0.1", 502),
     unit_id=1,
     timeout_s=1.0,
     retries=1,
@@ -75,6 +68,14 @@ def live(
 
 def failed(state: MeterState, error: str | None = None) -> MeterState:
     return dataclasses.replace(state, status=Status.ERROR, last_error=error)
+
+
+def without_power(state: MeterState, *quantities: str) -> MeterState:
+    """What a meter shows that gives a voltage only; quantities: those it is registered with."""
+    registers = tuple(Register(name, 3, (0,), "uint") for name in quantities)
+    communication = dataclasses.replace(COMMUNICATION, registers=registers)
+    its_meter = dataclasses.replace(state.meter, communication=communication)
+    return dataclasses.replace(state, meter=its_meter, reading=reading(voltage=230.0))
 
 
 # The formula
@@ -207,10 +208,11 @@ def test_names_the_meter_its_fault_and_what_is_assumed() -> None:
     site = [
         failed(live("grid", 100.0, name="Main"), "No reply within 1 s."),
         dataclasses.replace(live("solar", 5.0, name="Roof"), status=Status.OFFLINE),
-        MeterState(meter("building", 60.0, name="Hall"), Status.PENDING),
+        MeterState(meter("building", 60.0, name="Hall")),
         suspect,
         failed(live("building", 90.0, max_power_kw=70.0, name="Shop")),
-        MeterState(meter("grid", 30.0, name="Annex"), Status.ONLINE, reading(voltage=230.0)),
+        without_power(live("grid", 5.0, 30.0, name="Annex"), "voltage"),
+        without_power(live("grid", 5.0, 30.0, name="Attic")),
     ]
 
     assert load_status(site, 500.0, 15.0).reasons == (
@@ -220,7 +222,8 @@ def test_names_the_meter_its_fault_and_what_is_assumed() -> None:
         '"Hall" has not been read yet: it counts as its maxPower of 60 kW.',
         '"Kitchen" gives suspect values (voltage reads 0 V): it counts as its maxPower of 40 kW.',
         '"Shop" is in error: it counts as 90 kW, its last power (its maxPower is 70).',
-        '"Annex" has no power register in its registration: it counts as its maxPower of 30 kW.',
+        '"Annex" has no power in its registration: it counts as its maxPower of 30 kW.',
+        '"Attic" gives no power: it counts as its maxPower of 30 kW.',
     )
 
 
@@ -237,7 +240,12 @@ meters = st.builds(
 
 
 def online(its_meter: Meter, power_kw: float) -> MeterState:
-    return MeterState(its_meter, Status.ONLINE, reading(power=power_kw), None, power_kw)
+    return MeterState(
+        its_meter,
+        status=Status.ONLINE,
+        reading=reading(power=power_kw),
+        last_power_kw=power_kw,
+    )
 
 
 healthy_states = st.builds(online, meters, powers)
@@ -350,7 +358,7 @@ def test_sums_power_and_energy_of_live_consumers() -> None:
 
 def test_names_the_meters_that_should_count_but_are_not_fresh() -> None:
     stale = failed(live("building", 20.0, energy=8450.0))
-    silent = MeterState(meter("grid"), Status.ONLINE, reading(energy=7.0))
+    silent = MeterState(meter("grid"), status=Status.ONLINE, reading=reading(energy=7.0))
 
     total = building_consumption([live("grid", 25.0), stale, silent])
 

@@ -17,9 +17,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edge.load import load_status
 from edge.metrics import METRICS, Metrics
-from edge.model import LineState, Meter, MeterState, Snapshot, Status
+from edge.model import LineState, MessageCounts, Meter, MeterState, PollEnd, Snapshot, Status
 from edge.schedule import LeftOut
-from tests.building import a_failure, a_meter, a_reading, an_answer
+from tests.building import a_failure, a_meter, a_reading, a_speaking_meter, an_answer
 from tests.peers import free_port, need_program, wait_until
 from tests.service import Service
 
@@ -62,7 +62,11 @@ def test_every_series_of_a_living_site() -> None:
         frequency=50.02,
     )
     line = LineState("tcp://127.0.0.1:502", connected=True, opened=2)
-    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, reading), lines=(line,)))
+    heard = MessageCounts(messages=10, superseded=3, unreadable=2, unused=1)
+    broker = LineState("mqtt:default", last_error="It refuses.", heard=heard)
+    metrics = metrics_of(
+        a_snapshot(MeterState(meter, status=Status.ONLINE, reading=reading), lines=(line, broker))
+    )
     labels = r'{meter_id="meter_a",meter_name="Main \"A\"",meter_type="grid"}'
     assert own_lines(metrics, "dlm_meter") == [
         f"dlm_meter_up{labels} 1.0",
@@ -89,15 +93,32 @@ def test_every_series_of_a_living_site() -> None:
     ]
     assert own_lines(metrics, "dlm_line") == [
         'dlm_line_up{line="tcp://127.0.0.1:502"} 1.0',
+        'dlm_line_up{line="mqtt:default"} 0.0',
         'dlm_line_opens_total{line="tcp://127.0.0.1:502"} 2.0',
+        'dlm_line_opens_total{line="mqtt:default"} 0.0',
+        'dlm_line_messages_total{line="mqtt:default",result="decoded"} 4.0',
+        'dlm_line_messages_total{line="mqtt:default",result="superseded"} 3.0',
+        'dlm_line_messages_total{line="mqtt:default",result="unreadable"} 2.0',
+        'dlm_line_messages_total{line="mqtt:default",result="unused"} 1.0',
     ]
 
 
 @pytest.mark.parametrize("status", [Status.ERROR, Status.OFFLINE])
 def test_a_value_that_is_not_live_has_no_series_but_its_age(status: Status) -> None:
-    metrics = metrics_of(a_snapshot(MeterState(a_meter(), status, a_reading(10.0, power=1.0))))
+    metrics = metrics_of(
+        a_snapshot(MeterState(a_meter(), status=status, reading=a_reading(10.0, power=1.0)))
+    )
     names = {line.partition("{")[0] for line in own_lines(metrics, "dlm_meter")}
     assert names == {"dlm_meter_up", "dlm_meter_reading_age_seconds", "dlm_meter_suspect"}
+
+
+def test_a_retained_value_has_neither_a_series_nor_an_age() -> None:
+    retained = MeterState(a_speaking_meter(), reading=a_reading(10.0, live=False, power=1.0))
+    names = {line.partition("{")[0] for line in own_lines(metrics_of(a_snapshot(retained)))}
+    assert {name for name in names if name.startswith("dlm_meter")} == {
+        "dlm_meter_up",
+        "dlm_meter_suspect",
+    }
 
 
 def test_what_is_unknown_has_no_series() -> None:
@@ -111,7 +132,7 @@ def test_what_is_unknown_has_no_series() -> None:
 def test_polls_are_counted_by_how_they_ended_from_zero_on() -> None:
     meter = a_named_meter("Main", "meter_a")
     metrics = metrics_of(a_snapshot(MeterState(meter)))
-    for result in (an_answer(meter), an_answer(meter), a_failure(meter, "no_reply")):
+    for result in (an_answer(meter), an_answer(meter), a_failure(meter, PollEnd.NO_REPLY)):
         metrics.polled(result)
     metrics.left_out(LeftOut(meter, overruns=1, skips=2))
     counts = {
@@ -125,6 +146,7 @@ def test_polls_are_counted_by_how_they_ended_from_zero_on() -> None:
         "bad_reply": 0,
         "refused": 0,
         "line_error": 0,
+        "offline": 0,
     }
     assert own_lines(metrics, "dlm_poll_overruns_total")[0].endswith(" 1.0")
     assert own_lines(metrics, "dlm_poll_skips_total")[0].endswith(" 2.0")
@@ -146,7 +168,7 @@ def test_a_meter_that_is_gone_leaves_no_series() -> None:
 def test_every_metric_stands_in_the_table_and_every_row_is_exported() -> None:
     meter = a_meter()
     reading = a_reading(0.0, power=1.0, energy=1.0, energyExport=1.0, voltage=230.0)
-    metrics = metrics_of(a_snapshot(MeterState(meter, Status.ONLINE, reading)))
+    metrics = metrics_of(a_snapshot(MeterState(meter, status=Status.ONLINE, reading=reading)))
     exported = {
         family.name: family.type
         for family in text_string_to_metric_families(metrics.openmetrics().decode())

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import re
 import struct
+from fractions import Fraction
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge.model import QUANTITY_NAMES, Register
+from edge.communication import Register
+from edge.model import QUANTITY_NAMES
 from edge.plausibility import hints
 
 CAPACITY_KW = 500.0
+ONE, TENTH, HUNDREDTH, THOUSANDTH = (Fraction(1, n) for n in (1, 10, 100, 1000))
 RANGES = {
     **dict.fromkeys(
         ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower"),
@@ -41,9 +44,7 @@ def decoded(kind: str, words: tuple[int, ...]) -> float:
     return float(int.from_bytes(data, "big", signed=kind == "int"))
 
 
-def register(
-    quantity: str, kind: str, count: int, scale: tuple[int, int], order: str = "big"
-) -> Register:
+def register(quantity: str, kind: str, count: int, scale: Fraction, order: str = "big") -> Register:
     addresses = tuple(range(100, 100 + count))
     return Register(quantity, 3, addresses if order == "big" else addresses[::-1], kind, scale)
 
@@ -52,13 +53,13 @@ def hint(
     quantity: str,
     words: tuple[int, ...],
     kind: str = "uint",
-    scale: tuple[int, int] = (1, 1),
+    scale: Fraction = ONE,
     order: str = "big",
     grid_capacity_kw: float = CAPACITY_KW,
 ) -> str:
     """Read `words` (most significant first) by such a registration; give its one hint, or ""."""
     its_register = register(quantity, kind, len(words), scale, order)
-    value = decoded(kind, words) * scale[0] / scale[1]
+    value = decoded(kind, words) * scale.numerator / scale.denominator
     found = hints({quantity: value}, {quantity: (its_register, words)}, "grid", grid_capacity_kw)
     assert len(found) <= 1
     return found[0] if found else ""
@@ -75,7 +76,7 @@ def hint(
             "voltage",
             (0x4366,),
             "uint",
-            (1, 10),
+            TENTH,
             "voltage reads 1725.4 V, outside 50..1000: likely it is half of a float32, so set type "
             "to float32 at address 100 and voltageScale to 1 to get about 230.",
         ),
@@ -83,56 +84,62 @@ def hint(
             "power",
             (0x4016,),
             "uint",
-            (1, 1),
+            ONE,
             "power reads 16406 kW, beyond 20 times the grid capacity, 10000: likely it is half of "
             "a float32, so set type to float32 at address 100 and powerScale to 1 to get "
             "about 2.344, or the scale is wrong, so multiply powerScale (now 1) by 0.001 to get "
             "16.406.",
         ),
         # The same meter read as a 32-bit integer.
-        ("voltage", (0x4366, 0), "uint", (1, 1), "it is a float32, so set type to float32"),
+        ("voltage", (0x4366, 0), "uint", ONE, "it is a float32, so set type to float32"),
         # ABB B23: the address of a counter; its high words are 0, or all ones without a value.
         (
             "voltage",
             (0,),
             "uint",
-            (1, 10),
+            TENTH,
             "voltage reads 0 V, outside 50..1000: the supply is off",
         ),
-        ("voltage", (0xFFFF,), "uint", (1, 10), "reads 6553.5 V, .* not available"),
-        ("frequency", (1,), "uint", (1, 100), "frequency reads 0.01 Hz, .* check address"),
-        ("frequency", (0,), "uint", (1, 100), "frequency reads 0 Hz, .* check address and type"),
-        ("powerFactor", (0x7FFF,), "uint", (1, 1000), "reads 32.767, .* not available"),
+        ("voltage", (0xFFFF,), "uint", TENTH, "reads 6553.5 V, .* not available"),
+        ("frequency", (1,), "uint", HUNDREDTH, "frequency reads 0.01 Hz, .* check address"),
+        ("frequency", (0,), "uint", HUNDREDTH, "frequency reads 0 Hz, .* check address and type"),
+        ("powerFactor", (0x7FFF,), "uint", THOUSANDTH, "reads 32.767, .* not available"),
         # Scales.
-        ("power", (25_000,), "uint", (1, 1), r"multiply powerScale \(now 1\) by 0.001 to get 25\."),
-        ("power", (0x8480,), "uint", (1, 1), "33920 kW, .* by 0.001 to get 33.92"),
-        ("power", words_of(1_500_000, "int", 32), "int", (1, 1), "by 0.0001 to get 150"),
-        ("power", (0, 0x61A8), "int", (1, 1), "by 0.001 to get 25"),
-        ("voltage", (2301,), "uint", (1, 1), r"voltageScale \(now 1\) by 0.1 to get 230\.1\."),
-        ("voltage", (2301,), "uint", (1, 100), r"voltageScale \(now 0.01\) by 10 to get 230\.1\."),
-        ("voltage", (3, 0x8274), "uint", (1, 1), "by 0.001 to get 230.004"),
-        ("frequency", (4998,), "uint", (1, 1), "frequencyScale .* by 0.01 to get 49.98"),
-        ("frequency", (500,), "uint", (1, 1), "by 0.1 to get 50"),
-        ("powerFactor", (95,), "uint", (1, 1), "by 0.01 to get 0.95"),
-        ("powerFactor", (950,), "uint", (1, 1), "by 0.001 to get 0.95"),
+        ("power", (25_000,), "uint", ONE, r"multiply powerScale \(now 1\) by 0.001 to get 25\."),
+        ("power", (0x8480,), "uint", ONE, "33920 kW, .* by 0.001 to get 33.92"),
+        ("power", words_of(1_500_000, "int", 32), "int", ONE, "by 0.0001 to get 150"),
+        ("power", (0, 0x61A8), "int", ONE, "by 0.001 to get 25"),
+        ("voltage", (2301,), "uint", ONE, r"voltageScale \(now 1\) by 0.1 to get 230\.1\."),
+        ("voltage", (2301,), "uint", HUNDREDTH, r"voltageScale \(now 0.01\) by 10 to get 230\.1\."),
+        ("voltage", (3, 0x8274), "uint", ONE, "by 0.001 to get 230.004"),
+        ("frequency", (4998,), "uint", ONE, "frequencyScale .* by 0.01 to get 49.98"),
+        ("frequency", (500,), "uint", ONE, "by 0.1 to get 50"),
+        ("powerFactor", (95,), "uint", ONE, "by 0.01 to get 0.95"),
+        ("powerFactor", (950,), "uint", ONE, "by 0.001 to get 0.95"),
         # Word order.
-        ("voltage", (0, 0x4366), "float", (1, 1), "swapped, so set wordOrder to little to get 230"),
-        ("voltage", (0x08FC, 0), "uint", (1, 10), "wordOrder to little to get 230"),
-        ("power", (0x3A98, 0), "uint", (1, 1000), "wordOrder to little to get 15\\.$"),
+        ("voltage", (0, 0x4366), "float", ONE, "swapped, so set wordOrder to little to get 230"),
+        ("voltage", (0x08FC, 0), "uint", TENTH, "wordOrder to little to get 230"),
+        ("power", (0x3A98, 0), "uint", THOUSANDTH, "wordOrder to little to get 15\\.$"),
         # Signed values read as unsigned.
-        ("power", words_of(-1500, "int", 32), "uint", (1, 1000), "to int32 to get -1.5\\.$"),
-        ("power", words_of(-1500, "int", 64), "uint", (1, 1000), "to int64 to get -1.5\\.$"),
-        ("power", (0xFFFF, 0xFFFF), "uint", (1, 1000), "4294967 kW.* not available.*, or .*-0.001"),
-        ("powerFactor", (0xFC18,), "uint", (1, 1000), "signed, so set type to int16 to get -1"),
+        ("power", words_of(-1500, "int", 32), "uint", THOUSANDTH, "to int32 to get -1.5\\.$"),
+        ("power", words_of(-1500, "int", 64), "uint", THOUSANDTH, "to int64 to get -1.5\\.$"),
+        (
+            "power",
+            (0xFFFF, 0xFFFF),
+            "uint",
+            THOUSANDTH,
+            "4294967 kW.* not available.*, or .*-0.001",
+        ),
+        ("powerFactor", (0xFC18,), "uint", THOUSANDTH, "signed, so set type to int16 to get -1"),
         # The quadrant in the power factor: 1.95 stands for 0.05 in another quadrant.
-        ("powerFactor", (1950,), "uint", (1, 1000), "codes the quadrant"),
-        ("powerFactor", words_of(-1.2, "float", 32), "float", (1, 1), "codes the quadrant"),
+        ("powerFactor", (1950,), "uint", THOUSANDTH, "codes the quadrant"),
+        ("powerFactor", words_of(-1.2, "float", 32), "float", ONE, "codes the quadrant"),
         # An integer read as float.
-        ("voltage", (0, 2300), "float", (1, 1), "an integer, so set type to uint32 or int32"),
+        ("voltage", (0, 2300), "float", ONE, "an integer, so set type to uint32 or int32"),
     ],
 )
 def test_names_the_fault(
-    quantity: str, words: tuple[int, ...], kind: str, scale: tuple[int, int], expected: str
+    quantity: str, words: tuple[int, ...], kind: str, scale: Fraction, expected: str
 ) -> None:
     found = hint(quantity, words, kind, scale)
 
@@ -140,7 +147,7 @@ def test_names_the_fault(
 
 
 def test_names_a_signed_value_read_from_one_register() -> None:
-    found = hint("power", (0xFFFF,), scale=(1, 10), grid_capacity_kw=100.0)
+    found = hint("power", (0xFFFF,), scale=TENTH, grid_capacity_kw=100.0)
 
     assert found.startswith("power reads 6553.5 kW, beyond 20 times the grid capacity, 2000: ")
     assert "set type to int16 to get -0.1" in found
@@ -184,8 +191,8 @@ def test_works_without_words() -> None:
 
 
 def test_sends_a_computed_power_to_its_parts() -> None:
-    imported = (register("power", "uint", 1, (1, 1)), (20,))
-    exported = (register("powerExport", "uint", 1, (1, 1)), (60_000,))
+    imported = (register("power", "uint", 1, ONE), (20,))
+    exported = (register("powerExport", "uint", 1, ONE), (60_000,))
     values = {"power": 20.0 - 60_000.0, "powerExport": 60_000.0}
 
     power, export = hints(values, {"power": imported, "powerExport": exported}, "grid", 500.0)
@@ -248,7 +255,7 @@ any_kind = st.sampled_from(
     [(kind, count) for kind in ("uint", "int") for count in (1, 2, 4)]
     + [("float", 2), ("float", 4)]
 )
-scales = st.sampled_from([(1, 1), (1, 10), (1, 100), (1, 1000), (1, 100_000), (100, 1)])
+scales = st.sampled_from([ONE, TENTH, HUNDREDTH, THOUSANDTH, Fraction(1, 100_000), Fraction(100)])
 
 
 @given(
@@ -289,12 +296,12 @@ def test_a_power_is_doubted_sooner_in_the_direction_that_makes_it_seem_free(
 
 @given(
     st.sampled_from([("uint", 1), ("uint", 2), ("uint", 4), ("int", 1), ("int", 2), ("int", 4)]),
-    st.sampled_from([(1, 1), (1, 10), (1, 1000), (1, 10**6), (1, 10**9), (1, 10**18)]),
+    st.sampled_from([Fraction(1, 10**places) for places in (0, 1, 3, 6, 9, 18)]),
     st.booleans(),
     meter_types,
 )
 def test_what_says_not_available_is_never_a_power(
-    kind_and_count: tuple[str, int], scale: tuple[int, int], high_end: bool, meter_type: str
+    kind_and_count: tuple[str, int], scale: Fraction, high_end: bool, meter_type: str
 ) -> None:
     kind, count = kind_and_count
     bits = 16 * count
@@ -303,7 +310,7 @@ def test_what_says_not_available_is_never_a_power(
     else:
         number = 2 ** (bits - 1) - 1 if high_end else -(2 ** (bits - 1))
     words = words_of(number, kind, bits)
-    value = number * scale[0] / scale[1]
+    value = number * scale.numerator / scale.denominator
     raw = {"power": (register("power", kind, count, scale), words)}
     (found,) = hints({"power": value}, raw, meter_type, CAPACITY_KW)
     unsigned = number % 2**bits
@@ -312,7 +319,7 @@ def test_what_says_not_available_is_never_a_power(
 
 @pytest.mark.parametrize(("kind", "word"), [("int", 0xFFFF), ("uint", 0x7FFF), ("uint", 0x8000)])
 def test_what_is_a_power_as_it_is_read_is_no_mark(kind: str, word: int) -> None:
-    assert hint("power", (word,), kind, (1, 1000)) == ""
+    assert hint("power", (word,), kind, THOUSANDTH) == ""
 
 
 @given(
@@ -338,7 +345,7 @@ def test_a_voltage_in_tenths_or_less_is_always_explained(voltage: float, times: 
 
 @given(st.floats(100.0, 690.0))
 def test_a_float_read_as_one_register_is_always_found(voltage: float) -> None:
-    found = hint("voltage", words_of(voltage, "float", 32)[:1], scale=(1, 10))
+    found = hint("voltage", words_of(voltage, "float", 32)[:1], scale=TENTH)
 
     about = re.search(r"set type to float32 .* about ([\d.]+)\.", found)
     assert about
@@ -362,7 +369,7 @@ def test_a_swapped_float_is_always_found(voltage: float) -> None:
     st.sampled_from([0.0, 1.0, 500.0]),
 )
 def test_never_raises(
-    drawn: dict[str, tuple[float, tuple[str, int], tuple[int, int], st.DataObject]],
+    drawn: dict[str, tuple[float, tuple[str, int], Fraction, st.DataObject]],
     meter_type: str,
     grid_capacity_kw: float,
 ) -> None:

@@ -208,10 +208,10 @@ def test_a_broker_that_comes_late_or_restarts_is_no_fault_of_the_service(
                 device.say("building/energy/power", str(power_kw))
                 wait_for(service, id_, status="online", currentPower=power_kw)
             broker.stop()
-        service.wait_until(
-            lambda: not any(line["connected"] for line in service.data("/api/system")["lines"]),
-            "the loss noticed",
-        )
+            service.wait_until(
+                lambda: not any(line["connected"] for line in service.data("/api/system")["lines"]),
+                "the loss noticed",
+            )
         # What was said a moment ago is as true as before; it ages like any other value.
         assert service.data(f"/api/energy-meters/{id_}")["status"] == "online"
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge import render
-from edge.errors import Fault
+from edge.communication import ModbusCommunication
+from edge.diagnosis import Diagnosis
+from edge.errors import Cause, Fault
+from edge.interpret import Interpretation
 from edge.load import load_status
-from edge.model import BuildingConsumption, LoadQuality, MeterState, Snapshot, Status
-from tests.building import a_meter, a_reading
+from edge.model import (
+    BuildingConsumption,
+    Exchange,
+    Finding,
+    LoadQuality,
+    MeterState,
+    Quality,
+    Snapshot,
+    Status,
+)
+from edge.template import Parameter, Template
+from tests.building import a_meter, a_reading, a_speaking_meter
 
 UNIX_MS = 1_760_956_200_123
 
@@ -30,7 +44,7 @@ def a_snapshot(*states: MeterState) -> Snapshot:
 def an_online_state() -> MeterState:
     meter = a_meter("Main Building Meter", location="main-building", pollInterval=5000)
     reading = a_reading(10.0, power=28.5, energy=15420.3, voltage=230.1)
-    return MeterState(meter, Status.ONLINE, replace(reading, unix_ms=UNIX_MS))
+    return MeterState(meter, status=Status.ONLINE, reading=replace(reading, unix_ms=UNIX_MS))
 
 
 def test_a_meter_has_the_fields_of_the_guide() -> None:
@@ -72,15 +86,36 @@ def test_a_meter_on_its_own_shows_how_it_is_read() -> None:
         "port": 502,
         "registers": {"power": 0, "energy": 1, "voltage": 2},
     }
-    assert render.meter_details(state) == {**render.meter(state), "communication": communication}
+    assert render.meter_details(state) == {
+        **render.meter(state),
+        "communication": communication,
+        "warnings": [],
+    }
 
 
 def test_quantities_beyond_the_usual_appear_where_the_meter_is_to_give_them() -> None:
     registers = {"power": 0, "powerExport": 1, "reactivePower": 2}
     meter = a_meter(communication={"host": "a", "registers": registers})
-    shown = render.meter(MeterState(meter, Status.ONLINE, a_reading(power=1.0, powerExport=2.0)))
+    shown = render.meter(
+        MeterState(meter, status=Status.ONLINE, reading=a_reading(power=1.0, powerExport=2.0))
+    )
     assert (shown["powerExport"], shown["reactivePower"]) == (2.0, None)
     assert "energyExport" not in shown
+
+
+def test_quantities_that_came_appear_although_nobody_asked_for_them() -> None:
+    state = MeterState(a_speaking_meter(), reading=a_reading(power=1.0, voltageL2=231.0))
+    assert render.meter(state)["voltageL2"] == 231.0
+
+
+def test_a_retained_reading_is_shown_but_nobody_knows_how_old_it_is() -> None:
+    meter = a_speaking_meter()
+    state = MeterState(meter, reading=a_reading(10.0, live=False, power=28.5))
+    shown = render.meter(state)
+    assert (shown["currentPower"], shown["lastUpdate"]) == (28.5, None)
+    assert (shown["status"], shown["quality"], shown["pollInterval"]) == ("pending", "stale", None)
+    shown = render.reading(state, a_snapshot(state))
+    assert (shown["currentPower"], shown["timestamp"], shown["ageSeconds"]) == (28.5, None, None)
 
 
 def test_a_reading_tells_its_age() -> None:
@@ -115,7 +150,12 @@ def test_no_reading_has_no_age() -> None:
     ],
 )
 def test_what_is_not_live_is_flagged(status: Status, hints: tuple[str, ...], quality: str) -> None:
-    state = MeterState(a_meter(), status, a_reading(hints=hints, power=1.0), "It is silent.")
+    state = MeterState(
+        a_meter(),
+        status=status,
+        reading=a_reading(hints=hints, power=1.0),
+        last_error="It is silent.",
+    )
     shown = render.reading(state, a_snapshot(state))
     assert (shown["quality"], shown["hints"]) == (quality, list(hints))
     assert render.meter(state)["lastError"] == "It is silent."
@@ -173,3 +213,120 @@ def test_timestamps_are_rfc_3339_in_utc_and_sort_like_the_times(unix_ms: int) ->
 
 def test_the_clock_may_start_in_1970() -> None:
     assert render.timestamp(0) == "1970-01-01T00:00:00.000Z"
+
+
+def test_a_diagnosis_says_all_that_was_found_as_a_whole() -> None:
+    found = Diagnosis(
+        exchanges=(
+            Exchange("unit 1: holding register 9", "6f54", 0.01234),
+            Exchange("unit 1: holding register 10", error="It is refused."),
+        ),
+        values={"power": 28_500.0, "energy": 1542.3, "powerL1": 9.5},
+        quality=Quality.SUSPECT,
+        hints=("power reads 28500 kW.",),
+        findings=(Finding(Cause.WRONG_VALUES, "power reads 28500 kW."),),
+        interpretations={
+            "power": (
+                Interpretation(
+                    "power", 9, "int16", "big", Fraction(1, 1000), 28.5, "it counts in W", 2.0
+                ),
+            ),
+            "energy": (),
+        },
+    )
+    assert render.diagnosis(found, a_meter()) == {
+        "line": "tcp://127.0.0.1:502",
+        "reading": {"currentPower": 28_500.0, "totalEnergy": 1542.3, "powerL1": 9.5},
+        "quality": "suspect",
+        "hints": ["power reads 28500 kW."],
+        "findings": [{"cause": "wrong_values", "message": "power reads 28500 kW."}],
+        "exchanges": [
+            {
+                "request": "unit 1: holding register 9",
+                "raw": "6f54",
+                "roundTripMs": 12.3,
+                "error": None,
+            },
+            {
+                "request": "unit 1: holding register 10",
+                "raw": None,
+                "roundTripMs": None,
+                "error": "It is refused.",
+            },
+        ],
+        "interpretations": {
+            "power": [
+                {
+                    "value": 28.5,
+                    "why": "it counts in W",
+                    "register": {
+                        "address": 9,
+                        "type": "int16",
+                        "wordOrder": "big",
+                        "scale": 0.001,
+                    },
+                }
+            ],
+            "energy": [],
+        },
+    }
+
+
+def test_the_register_of_an_interpretation_can_be_registered() -> None:
+    other = Interpretation(
+        "power", 9, "float32", "little", Fraction(1, 1000), 28.5, "it is float32", 1.0
+    )
+    found = Diagnosis((), {}, Quality.NONE, (), (), {"power": (other,)})
+    document = render.diagnosis(found, a_meter())
+    (power,) = document["interpretations"]["power"]
+    communication = {"host": "127.0.0.1", "registers": {"power": power["register"]}}
+    registered = a_meter(communication=communication).communication
+    assert isinstance(registered, ModbusCommunication)
+    (register,) = registered.registers
+    assert (register.words, register.kind, register.scale) == ((10, 9), "float", Fraction(1, 1000))
+
+
+def test_a_template_as_the_list_shows_it_and_on_its_own() -> None:
+    template = Template(
+        name="a-device",
+        title="A device",
+        maker="M",
+        models=("A", "B"),
+        protocol="mqtt",
+        communication={"topicPower": "{device}/power"},
+        source="The manual, page 1",
+        caveats=("Slow.",),
+        meter_types=("grid",),
+        parameters={"device": Parameter("Its id", "abc")},
+        serial={"baudrate": 9600},
+        identify=None,
+    )
+    listed = {
+        "name": "a-device",
+        "title": "A device",
+        "maker": "M",
+        "models": ["A", "B"],
+        "protocol": "mqtt",
+        "meterTypes": ["grid"],
+        "parameters": {"device": {"title": "Its id", "example": "abc", "default": None}},
+        "caveats": ["Slow."],
+        "source": "The manual, page 1",
+    }
+    assert render.template(template) == listed
+    assert render.template_details(template) == {
+        **listed,
+        "communication": {"topicPower": "{device}/power"},
+        "serial": {"baudrate": 9600},
+    }
+
+
+@pytest.mark.parametrize(("verify_tls", "warnings"), [(True, 0), (False, 1)])
+def test_a_certificate_that_is_not_checked_is_flagged_in_the_meters_answer(
+    verify_tls: bool, warnings: int
+) -> None:
+    communication = {"url": "https://127.0.0.1/", "verifyTls": verify_tls, "authToken": "secret"}
+    meter = a_meter(protocol="http", pollInterval=None, communication=communication)
+    document = render.meter_details(MeterState(meter))
+    assert len(document["warnings"]) == warnings
+    assert document["communication"] == {**communication, "authToken": "***"}
+    assert all("verifyTls is false" in warning for warning in document["warnings"])

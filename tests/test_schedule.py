@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.model import Meter
-from edge.schedule import FAILING_SHARE, FIRST_READS_WITHIN_MS, LeftOut, Read, Schedule
+from edge.schedule import (
+    FAILING_SHARE,
+    FIRST_READS_WITHIN_MS,
+    MAX_REST_ALONE_MS,
+    MAX_REST_MS,
+    LeftOut,
+    Read,
+    Schedule,
+)
 from tests.building import a_meter
 
 TICK_MS = 100
@@ -21,20 +29,25 @@ MINUTE = 60_000 // TICK_MS
 """Ticks of a minute."""
 
 
-def meter(slot: int = 0, interval_ms: int = 1000, line: str = "a") -> Meter:
+def meter(index: int = 0, interval_ms: int = 1000, line: str = "a") -> Meter:
     communication = {"host": line, "registers": {"power": 0}}
-    name = f"Meter {slot} on {line}"
-    return a_meter(name, slot=slot, pollInterval=interval_ms, communication=communication)
+    name = f"Meter {index} on {line}"
+    return a_meter(name, phase_index=index, pollInterval=interval_ms, communication=communication)
+
+
+def interval_of(its_meter: Meter) -> int:
+    assert its_meter.poll_interval_ms is not None
+    return its_meter.poll_interval_ms
 
 
 def share(its_meter: Meter) -> Fraction:
-    """Its slot number in binary digits, read backwards behind the point."""
-    digits = f"{its_meter.slot:b}"
+    """Its phase index in binary digits, read backwards behind the point."""
+    digits = f"{its_meter.phase_index:b}"
     return Fraction(int(digits[::-1], 2), 2 ** len(digits))
 
 
 def phase_ms(its_meter: Meter) -> int:
-    return int(share(its_meter) * its_meter.poll_interval_ms)
+    return int(share(its_meter) * interval_of(its_meter))
 
 
 Answer = tuple[str, float]
@@ -75,6 +88,7 @@ class Site:
             for _, read, (how, busy_s) in over:
                 self.schedule.finished(
                     read.meter,
+                    self.tick,
                     failed=how != "ok",
                     line_failed=how == "line failed",
                     busy_s=busy_s,
@@ -107,7 +121,7 @@ def failing(*silent: Meter, busy_s: float = 1.0) -> Callable[[Read, int], Answer
 
 
 def test_a_meter_is_read_at_once_and_then_on_its_grid() -> None:
-    its_meter = meter(slot=1, interval_ms=2000)
+    its_meter = meter(index=1, interval_ms=2000)
     site = Site([its_meter])
     site.run(100)
     assert site.ticks_of(its_meter) == [2, 30, 50, 70, 90]
@@ -115,7 +129,7 @@ def test_a_meter_is_read_at_once_and_then_on_its_grid() -> None:
 
 
 def test_the_grid_is_the_same_whenever_the_service_was_started() -> None:
-    its_meter = meter(slot=5, interval_ms=1700)
+    its_meter = meter(index=5, interval_ms=1700)
     for start in range(0, 40, 3):
         site = Site([])
         site.run(start)
@@ -126,7 +140,7 @@ def test_the_grid_is_the_same_whenever_the_service_was_started() -> None:
 
 
 def test_hours_without_drift_or_gap() -> None:
-    meters = [meter(slot, 5000, line=f"line{slot % 4}") for slot in range(16)]
+    meters = [meter(index, 5000, line=f"line{index % 4}") for index in range(16)]
     site = Site(meters)
     site.run(3 * 60 * MINUTE)
     for its_meter in meters:
@@ -142,7 +156,7 @@ def test_hours_without_drift_or_gap() -> None:
 @given(st.integers(1, 200), st.sampled_from([1000, 2000, 5000, 60_000]))
 @settings(max_examples=30, deadline=None)
 def test_equal_meters_do_not_bunch(count: int, interval_ms: int) -> None:
-    meters = [meter(slot, interval_ms) for slot in range(count)]
+    meters = [meter(index, interval_ms) for index in range(count)]
     site = Site(meters)
     site.run(2 * interval_ms // TICK_MS)
     per_tick = Counter(tick for tick, _ in site.reads)
@@ -156,7 +170,7 @@ def test_equal_meters_do_not_bunch(count: int, interval_ms: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 8, 16])
 def test_a_power_of_two_of_equal_meters_is_spread_evenly(count: int) -> None:
-    meters = [meter(slot, 1600) for slot in range(count)]
+    meters = [meter(index, 1600) for index in range(count)]
     site = Site(meters)
     site.run(64)
     late = sorted(tick for tick, _ in site.reads if tick >= 32)
@@ -185,7 +199,7 @@ class NaiveGrid:
     """One healthy meter by the plainest arithmetic: a list of slots that is walked along."""
 
     def __init__(self, its_meter: Meter, start: int) -> None:
-        interval_ms = its_meter.poll_interval_ms
+        interval_ms = interval_of(its_meter)
         first_read_ms = int(share(its_meter) * min(interval_ms, FIRST_READS_WITHIN_MS))
         self.first_tick = start + first_read_ms // TICK_MS
         self.slots = itertools.count(phase_ms(its_meter), interval_ms)
@@ -232,7 +246,7 @@ def test_reads_overruns_and_skips_against_a_naive_model(
     grids: list[tuple[int, int]], steps: list[tuple[int, set[int]]], start: int
 ) -> None:
     """Each step: how many ticks later the next one comes, and whose reads end before it."""
-    meters = [meter(slot, interval_ms) for slot, interval_ms in grids]
+    meters = [meter(index, interval_ms) for index, interval_ms in grids]
     naive = {its_meter: NaiveGrid(its_meter, start) for its_meter in meters}
     schedule = Schedule(TICK_MS)
     schedule.replace(meters, start)
@@ -253,7 +267,7 @@ def test_reads_overruns_and_skips_against_a_naive_model(
         for its_meter in (meters[number] for number in ended if number < len(meters)):
             if naive[its_meter].pending:
                 naive[its_meter].pending = False
-                schedule.finished(its_meter, failed=False, line_failed=False, busy_s=0.0)
+                schedule.finished(its_meter, tick, failed=False, line_failed=False, busy_s=0.0)
         tick += later
 
 
@@ -265,7 +279,7 @@ def test_reads_overruns_and_skips_against_a_naive_model(
 def test_the_order_is_fixed_and_nobody_is_early_starved_or_read_twice(
     grids: list[tuple[int, int]], stalls: list[int]
 ) -> None:
-    meters = [meter(slot, interval_ms, line=f"line{slot % 3}") for slot, interval_ms in grids]
+    meters = [meter(index, interval_ms, line=f"line{index % 3}") for index, interval_ms in grids]
 
     def history() -> Site:
         site = Site(meters)
@@ -279,7 +293,7 @@ def test_the_order_is_fixed_and_nobody_is_early_starved_or_read_twice(
     ]
     for its_meter in meters:
         first, *rest = site.ticks_of(its_meter)
-        interval_ms = its_meter.poll_interval_ms
+        interval_ms = interval_of(its_meter)
         slots = [(tick * TICK_MS - phase_ms(its_meter)) // interval_ms for tick in rest]
         assert all(before < after for before, after in itertools.pairwise(slots)), "twice"
         assert not rest or rest[0] * TICK_MS >= first * TICK_MS + interval_ms, "early"
@@ -289,7 +303,7 @@ def test_the_order_is_fixed_and_nobody_is_early_starved_or_read_twice(
 
 
 def test_after_a_stall_each_meter_is_read_once_and_its_lost_slots_are_counted() -> None:
-    meters = [meter(slot, 1000) for slot in range(8)]
+    meters = [meter(index, 1000) for index in range(8)]
     site = Site(meters)
     site.run(101)
     del site.reads[:]
@@ -380,7 +394,7 @@ def test_a_success_ends_the_rest() -> None:
 
 
 def test_resting_and_waiting_slots_are_not_counted_as_left_out() -> None:
-    meters = [meter(slot, 1000) for slot in range(6)]
+    meters = [meter(index, 1000) for index in range(6)]
     site = Site(meters, failing(*meters[:4], busy_s=1.0))
     site.run(100)
     del site.left_out[:]
@@ -401,7 +415,7 @@ def test_resting_and_waiting_slots_are_not_counted_as_left_out() -> None:
 def test_failing_meters_use_a_fifth_of_a_shared_line_and_the_others_keep_every_slot(
     silent: int, healthy: int, interval_ms: int, busy_s: float
 ) -> None:
-    meters = [meter(slot, interval_ms) for slot in range(silent + healthy)]
+    meters = [meter(index, interval_ms) for index in range(silent + healthy)]
     silent_ones = meters[:silent]
     schedule = Schedule(TICK_MS)
     schedule.replace(meters, 0)
@@ -411,7 +425,7 @@ def test_failing_meters_use_a_fifth_of_a_shared_line_and_the_others_keep_every_s
     for tick in range(20 * MINUTE):
         for its_meter in [m for m, end in under_way.items() if end <= tick * TICK_MS]:
             del under_way[its_meter]
-            schedule.finished(its_meter, failed=True, line_failed=False, busy_s=busy_s)
+            schedule.finished(its_meter, tick, failed=True, line_failed=False, busy_s=busy_s)
         reads, _ = schedule.due(tick)
         for read in reads:
             if read.meter in silent_ones:
@@ -420,7 +434,7 @@ def test_failing_meters_use_a_fifth_of_a_shared_line_and_the_others_keep_every_s
                     trials.append(tick)
             else:
                 healthy_reads[read.meter].append(tick)
-                schedule.finished(read.meter, failed=False, line_failed=False, busy_s=0.01)
+                schedule.finished(read.meter, tick, failed=False, line_failed=False, busy_s=0.01)
         assert len(under_way) <= 1 or tick < MINUTE, "after their first failure, one at a time"
     for first, last in itertools.combinations(range(len(trials)), 2):
         window_s = (trials[last] - trials[first]) * TICK_MS / 1000
@@ -436,7 +450,7 @@ def test_failing_meters_use_a_fifth_of_a_shared_line_and_the_others_keep_every_s
 @pytest.mark.parametrize(("silent", "busy_s"), [(2, 1.0), (10, 1.0), (30, 0.5)])
 def test_the_queue_is_fair(silent: int, busy_s: float) -> None:
     interval_ms = 1000
-    meters = [meter(slot, interval_ms) for slot in range(silent + 1)]
+    meters = [meter(index, interval_ms) for index in range(silent + 1)]
     site = Site(meters, failing(*meters[:silent], busy_s=busy_s))
     site.run(60 * MINUTE)
     wait_for_the_budget_ms = silent * busy_s * 1000 / FAILING_SHARE
@@ -451,7 +465,7 @@ def test_the_queue_is_fair(silent: int, busy_s: float) -> None:
 
 
 def test_a_line_with_eight_live_and_two_silent_units_serves_the_live_ones() -> None:
-    meters = [meter(slot, 1000) for slot in range(10)]
+    meters = [meter(index, 1000) for index in range(10)]
     live = meters[2:]
 
     def answer(read: Read, tick: int) -> Answer:
@@ -472,7 +486,7 @@ def test_a_line_with_eight_live_and_two_silent_units_serves_the_live_ones() -> N
 
 
 def test_a_failure_of_the_line_rests_nobody() -> None:
-    meters = [meter(slot, 1000) for slot in range(4)]
+    meters = [meter(index, 1000) for index in range(4)]
     site = Site(meters, lambda read, tick: ("line failed", 0.0))
     site.run(10 * MINUTE)
     for its_meter in meters:
@@ -489,7 +503,7 @@ def test_a_failure_of_the_line_is_no_cure_for_a_failing_meter() -> None:
 
 
 def test_a_trial_that_ends_with_the_line_lets_the_next_one_on() -> None:
-    meters = [meter(slot, 1000) for slot in range(3)]
+    meters = [meter(index, 1000) for index in range(3)]
     how = {"now": "failed"}
     site = Site(meters, lambda read, tick: (how["now"], 0.1))
     site.run(20)
@@ -500,7 +514,7 @@ def test_a_trial_that_ends_with_the_line_lets_the_next_one_on() -> None:
 
 
 def test_all_meters_are_back_soon_after_they_answer_again() -> None:
-    meters = [meter(slot, 1000) for slot in range(10)]
+    meters = [meter(index, 1000) for index in range(10)]
     site = Site(meters, lambda read, tick: ("failed", 0.5) if tick < 10 * MINUTE else ("ok", 0.01))
     site.run(10 * MINUTE)
     site.run(61 * 10 + 10)
@@ -508,6 +522,81 @@ def test_all_meters_are_back_soon_after_they_answer_again() -> None:
     site.run(20)
     assert Counter(read.meter for _, read in site.reads) == Counter(meters * 2)
     assert not any(read.trial for _, read in site.reads)
+
+
+# --- Meters that ask to be left alone ---
+
+
+@given(
+    interval_ms=st.sampled_from([200, 1000, 1700, 30_000]),
+    neighbours=st.integers(0, 3),
+    rests_s=st.lists(st.just(0.0) | st.floats(0.0, 90.0), min_size=1, max_size=4),
+    busy_s=st.floats(0.0, 2.0),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_meter_is_left_alone_for_as_long_as_it_asked_and_not_much_longer(
+    interval_ms: int, neighbours: int, rests_s: list[float], busy_s: float
+) -> None:
+    asking, *others = (meter(index, interval_ms) for index in range(1 + neighbours))
+    schedule = Schedule(TICK_MS)
+    schedule.replace([asking, *others], 0)
+    busy_ticks = math.ceil(busy_s * 1000 / TICK_MS)
+    longest_rest_ms = MAX_REST_MS if others else MAX_REST_ALONE_MS
+    longest_ms = max(longest_rest_ms, interval_ms) + 2 * interval_ms + busy_s * 1000 / FAILING_SHARE
+    pending_until, not_before_ms = None, 0.0
+    others_read: Counter[Meter] = Counter()
+    rests = list(rests_s)
+    tick = 0
+    while rests:
+        if tick == pending_until:
+            rest_s = rests.pop(0)
+            schedule.finished(
+                asking, tick, failed=True, line_failed=False, busy_s=busy_s, rest_s=rest_s
+            )
+            pending_until, not_before_ms = None, tick * TICK_MS + rest_s * 1000
+        for read in schedule.due(tick)[0]:
+            if read.meter is asking:
+                assert tick * TICK_MS >= not_before_ms
+                pending_until = tick + 1 + busy_ticks
+            else:
+                others_read[read.meter] += 1
+                schedule.finished(read.meter, tick, failed=False, line_failed=False, busy_s=0.0)
+        if pending_until is None:
+            assert tick * TICK_MS <= not_before_ms + longest_ms, "it is tried again in the end"
+        tick += 1
+    for other in others:
+        slots = tick * TICK_MS // interval_ms
+        assert others_read[other] >= slots - 1, "nobody else rests with it"
+
+
+def test_a_meter_that_answers_again_is_no_longer_left_alone() -> None:
+    its_meter = meter(interval_ms=1000)
+    schedule = Schedule(TICK_MS)
+    schedule.replace([its_meter], 0)
+    reads: list[tuple[int, bool]] = []
+    for tick in range(200):
+        for read in schedule.due(tick)[0]:
+            reads.append((tick, read.trial))
+            refused = len(reads) == 1
+            schedule.finished(
+                its_meter,
+                tick,
+                failed=refused,
+                line_failed=False,
+                busy_s=0.0,
+                rest_s=7.01 if refused else 0.0,
+            )
+    assert reads[:4] == [(0, False), (80, True), (90, False), (100, False)]
+
+
+def test_a_failure_of_the_line_does_not_end_the_rest_that_a_meter_asked_for() -> None:
+    its_meter = meter(interval_ms=1000)
+    schedule = Schedule(TICK_MS)
+    schedule.replace([its_meter], 0)
+    (read,), _ = schedule.due(0)
+    schedule.finished(read.meter, 0, failed=True, line_failed=False, busy_s=0.0, rest_s=5.0)
+    schedule.finished(read.meter, 1, failed=True, line_failed=True, busy_s=0.0)
+    assert [tick for tick in range(1, 60) if schedule.due(tick)[0]] == [50]
 
 
 # --- Changes of plan ---
@@ -530,7 +619,7 @@ def test_unchanged_meters_keep_their_grid_and_their_failures() -> None:
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20))
 @settings(max_examples=50, deadline=None)
 def test_however_often_the_plan_changes_the_queue_stays_fair(pauses: Sequence[int]) -> None:
-    meters = [meter(slot, 1000) for slot in range(5)]
+    meters = [meter(index, 1000) for index in range(5)]
     site = Site(meters, failing(*meters[:4], busy_s=0.4))
     for pause in itertools.islice(itertools.cycle(pauses), 200):
         site.run(pause)
@@ -551,7 +640,7 @@ def test_a_meter_that_is_gone_is_read_no_more_and_its_late_answer_ignored() -> N
 
 
 def test_meters_that_are_gone_wait_no_longer() -> None:
-    meters = [meter(slot, 1000) for slot in range(8)]
+    meters = [meter(index, 1000) for index in range(8)]
     stay = meters[6:]
     site = Site(meters, failing(*meters, busy_s=1.0))
     site.run(300)
@@ -565,11 +654,11 @@ def test_a_changed_meter_starts_anew() -> None:
     old, other = meter(0, 1000), meter(1, 1000)
     site = Site([old, other], failing(old, busy_s=0.1))
     site.run(2 * MINUTE)
-    new = a_meter("Renamed", slot=0, pollInterval=1000, communication=old.document["communication"])
+    new = a_meter("Renamed", pollInterval=1000, communication=old.document["communication"])
     object.__setattr__(new, "id", old.id)
     site.replace([new, other])
     at = site.tick
-    site.schedule.finished(old, failed=True, line_failed=False, busy_s=9.0)
+    site.schedule.finished(old, at, failed=True, line_failed=False, busy_s=9.0)
     site.run(40)
     assert site.ticks_of(new) == [at, at + 10, at + 20, at + 30]
     assert not any(read.trial for _, read in site.reads if read.meter is new)
@@ -577,7 +666,7 @@ def test_a_changed_meter_starts_anew() -> None:
 
 @pytest.mark.parametrize("how", ["removed", "changed"])
 def test_a_trial_whose_meter_is_gone_lets_the_next_one_on(how: str) -> None:
-    meters = [meter(slot, 1000) for slot in range(3)]
+    meters = [meter(index, 1000) for index in range(3)]
     under_way: list[Meter] = []
 
     def answer(read: Read, tick: int) -> Answer:
@@ -589,14 +678,14 @@ def test_a_trial_whose_meter_is_gone_lets_the_next_one_on(how: str) -> None:
         site.run(1)
     trial = under_way[-1]
     rest = [its_meter for its_meter in meters if its_meter is not trial]
-    site.replace(rest if how == "removed" else [meter(trial.slot, 1000), *rest])
+    site.replace(rest if how == "removed" else [meter(trial.phase_index, 1000), *rest])
     site.run(5 * MINUTE)
     for its_meter in rest:
         assert max(site.gaps_of(its_meter)) <= 610
 
 
 def test_a_meter_that_is_left_alone_on_its_line_rests_no_longer_than_such_a_one() -> None:
-    meters = [meter(slot, 1000) for slot in range(4)]
+    meters = [meter(index, 1000) for index in range(4)]
     for its_meter in meters:
         site = Site(meters, failing(*meters, busy_s=0.5))
         site.run(10 * MINUTE)
@@ -617,9 +706,9 @@ def test_a_plan_of_nothing_is_no_work() -> None:
     assert site.reads == []
 
 
-def test_a_slot_number_that_nobody_gives_does_no_harm() -> None:
+def test_a_phase_index_that_nobody_gives_does_no_harm() -> None:
     its_meter = meter()
-    object.__setattr__(its_meter, "slot", -1)
+    object.__setattr__(its_meter, "phase_index", -1)
     site = Site([its_meter])
     site.run(20)
     assert site.ticks_of(its_meter) == [0, 10]

@@ -125,22 +125,32 @@ def try_meter(context: Context) -> Response:
 
 def list_templates(context: Context) -> Response:
     """List the device templates."""
-    listing = context.service.library.listing()
+    try:
+        listing = context.service.library.listing()
+    except ConfigError as exc:
+        raise _unusable(exc) from None
     return _answer([render.template(template) for template in listing.templates])
 
 
 def show_template(context: Context) -> Response:
     """Show a device template and what it fills in."""
-    name = context.path["name"]
+    name, library = context.path["name"], context.service.library
     try:
-        template = context.service.library[name]
-    except KeyError:
-        hint = nearest(name, context.service.library)
-        message = f"No template is named {name!r}{hint or '; GET /api/templates lists them'}."
-        raise RequestError(404, "TEMPLATE_NOT_FOUND", message) from None
+        template = library.get(name)
+        hint = "" if template else nearest(name, library)
     except ConfigError as exc:
-        raise RequestError(500, "TEMPLATE_FAULTY", f"{exc}.", exc.faults) from None
+        raise _unusable(exc) from None
+    if template is None:
+        message = f"No template is named {name!r}{hint or '; GET /api/templates lists them.'}"
+        raise RequestError(404, "TEMPLATE_NOT_FOUND", message)
     return _answer(render.template_details(template))
+
+
+def _unusable(error: ConfigError) -> RequestError:
+    """What is told of a file of the library, or of a folder that went away."""
+    what = error.source or "The device library"
+    message = f"{what} cannot be used; correct what `details` lists."
+    return RequestError(500, "TEMPLATE_FAULTY", message, error.faults)
 
 
 # --- The site ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge import render
 from edge.clock import Clock
-from edge.commands.scan import scan_line
+from edge.commands.scan import print_identity, scan_line
 from edge.communication import ModbusCommunication, MqttEndpoint
 from edge.config import Config
 from edge.diagnosis import Diagnosis, diagnose
@@ -32,6 +32,10 @@ _EXAMPLES = """examples:
   dlm-edge probe --registration meter.json
   dlm-edge probe 192.168.1.150 --scan
 """
+
+
+_MISREAD = {Cause.WRONG_VALUES, Cause.ILLEGAL_ADDRESS, Cause.ILLEGAL_FUNCTION}
+"""What is wrong where the registers of another model are read."""
 
 
 class _UsageError(Exception):
@@ -78,11 +82,18 @@ def run(args: argparse.Namespace, config: Config) -> int:
         for fault in exc.faults:
             print(f"dlm-edge probe: {fault}", file=sys.stderr)
         return 2
-    found = diagnose(meter, _probed(meter, config), config.site.grid_capacity_kw)
+    try:
+        probe = _probed(meter, config)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 1
+    found = diagnose(meter, probe, config.site.grid_capacity_kw)
     if args.json:
         print(json.dumps(render.diagnosis(found, meter), indent=2, ensure_ascii=False))
     else:
         print("\n".join(_explained(meter, found)))
+        if {finding.cause for finding in found.findings} & _MISREAD:
+            print_identity(meter, library)
     return 0 if found.findings[0].cause is Cause.NONE else 1
 
 
@@ -202,6 +213,8 @@ def _explained(meter: Meter, found: Diagnosis) -> Iterator[str]:
                 value = found.values[quantity.name]
                 yield f"  {quantity.name:14} {value:>14.6g} {quantity.unit}".rstrip()
     for name, others in found.interpretations.items():
+        if not others:
+            continue
         yield ""
         yield f"{name} could also be:"
         yield from (f"  {_alternative(other)}" for other in others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from edge.clock import Clock
@@ -12,6 +13,7 @@ from edge.drivers.modbus.scan import Found, ScanProgress, scan
 from edge.errors import LineError
 from edge.library import Library
 from edge.meterspec import References, parse_meter
+from edge.model import Meter
 
 _BAR = 30
 
@@ -45,6 +47,25 @@ def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bo
         print(f"No unit answers on {endpoint.name}; check wiring, power and line settings.")
         return 1
     return 0
+
+
+def print_identity(meter: Meter, library: Library) -> None:
+    """Say what model a Modbus meter is, where its registers tell and the library knows."""
+    communication = meter.communication
+    if not isinstance(communication, ModbusCommunication):
+        return
+    templates = library.listing().templates
+    units, line = (communication.unit_id,), communication.endpoint
+    with (
+        suppress(LineError),
+        closing(
+            scan(line, Clock(), units=units, bauds=(), parities=(), templates=templates)
+        ) as found,
+    ):
+        for unit in found:
+            if unit.templates:
+                print("By its own registers it is:")
+                print("\n".join(_described(unit)))
 
 
 def _line(communication: Mapping[str, Any]) -> tuple[ModbusEndpoint, int]:

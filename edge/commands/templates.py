@@ -24,8 +24,8 @@ def run(args: argparse.Namespace, library: Library) -> int:
     try:
         template = library[args.name]
     except KeyError:
-        hint = nearest(args.name, library) or "; `dlm-edge templates` lists them"
-        print(f"No template is named {args.name!r}{hint}.", file=sys.stderr)
+        hint = nearest(args.name, library) or "; `dlm-edge templates` lists them."
+        print(f"No template is named {args.name!r}{hint}", file=sys.stderr)
         return 2
     print("\n".join(_described(template)))
     return 0

@@ -10,7 +10,7 @@ To add a protocol: a module here that makes its `Communication`, and a row in PR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,9 +124,12 @@ def parse_meter(document: Any, meter_id: str, phase_index: int, references: Refe
     protocol_is_sound = document.get("protocol") == keys.protocol
     if protocol_is_sound and document.get("communication") is keys.communication:
         faults.extend(hidden_secrets(keys.communication))
-        expanded = _expanded(keys.communication, keys.protocol, references, faults)
-        if expanded is not None:
-            communication = protocol.parse(expanded, references, faults)
+        name = keys.communication.get("template")
+        template = None if name is None else _template(name, keys.protocol, references, faults)
+        if template is not None:
+            communication = _expanded(template, keys.communication, protocol, references, faults)
+        elif name is None:
+            communication = protocol.parse(keys.communication, references, faults)
     if faults or communication is None:
         raise Faulty(faults)
     return Meter(
@@ -172,34 +175,65 @@ def _times(
         return None, keys.stale_after or protocol.stale_after_ms or 0
     poll_interval = keys.poll_interval or protocol.poll_interval_ms
     stale_after = keys.stale_after or STALE_AFTER_POLLS * poll_interval
-    if stale_after < poll_interval:
+    sound = not {"protocol", "pollInterval"} & {fault.path for fault in faults}
+    if sound and stale_after < poll_interval:
         faults.append(Fault("staleAfter", f"must be at least pollInterval ({poll_interval:,} ms)"))
     return poll_interval, stale_after
 
 
-def _expanded(
-    communication: Mapping[str, Any], protocol: str, references: References, faults: list[Fault]
-) -> Mapping[str, Any] | None:
-    """Lay the template, if one is given, under what was given beside it; None if it is no use."""
-    name = communication.get("template")
-    if name is None:
-        return communication
+def _template(
+    name: Any, protocol: str, references: References, faults: list[Fault]
+) -> Template | None:
+    """Look a template up, or add why it is of no use."""
     where = f"{PATH}.template"
+    if not isinstance(name, str):
+        faults.append(Fault(where, f"must be the name of a template, not {shown(name)}"))
+        return None
     try:
-        template = references.templates[name] if isinstance(name, str) else None
-    except KeyError:
-        template = None
+        template = references.templates.get(name)
+        hint = "" if template else nearest(name, references.templates)
     except ConfigError as exc:
-        faults.append(Fault(where, f"cannot be used: {exc}"))
+        faults.append(Fault(where, f"cannot be used: {_first(exc.source, exc.faults)}"))
         return None
     if template is None:
-        hint = nearest(str(name), references.templates) or "; GET /api/templates lists them"
+        hint = hint or "; GET /api/templates and `dlm-edge templates` list them"
         faults.append(Fault(where, f"{shown(name)} is not in the device library{hint}"))
-        return None
-    if template.protocol != protocol:
+    elif template.protocol != protocol:
         message = f"is for protocol {template.protocol!r}; give that as protocol"
         faults.append(Fault(where, message))
         return None
-    expanded, found = expand(template, communication)
-    faults.extend(found)
-    return None if found else expanded
+    return template
+
+
+def _expanded(
+    template: Template,
+    communication: Mapping[str, Any],
+    protocol: Protocol,
+    references: References,
+    faults: list[Fault],
+) -> Communication | None:
+    """Lay the template under what was given beside it, and parse both together.
+
+    Faults of keys that only the template gives are one fault of the template.
+    """
+    expanded, complaints = expand(template, communication)
+    faults.extend(complaints)
+    found: list[Fault] = []
+    parsed = protocol.parse(expanded, references, found)
+
+    def brought(fault: Fault) -> bool:
+        name = fault.path.removeprefix(f"{PATH}.").partition(".")[0]
+        return name in expanded and name not in communication
+
+    its_own = [fault for fault in found if brought(fault)]
+    faults.extend(fault for fault in found if fault not in its_own)
+    if its_own:
+        message = f"does not work like this: {_first(template.name, its_own)}"
+        faults.append(Fault(f"{PATH}.template", message))
+    return parsed
+
+
+def _first(source: str, faults: Sequence[Fault]) -> str:
+    """The first fault, in one line, and how many there are beside it."""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{': '.join(filter(None, (source, str(faults[0]))))}{more}"

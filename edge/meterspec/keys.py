@@ -1,9 +1,7 @@
-"""What the parts of a registration have in common: checks of values, and factors."""
+"""What the parts of a registration have in common: factors, and its faults under its paths."""
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -11,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 
 from edge.errors import Fault
-from edge.structure import camel_case, key, shown, structure_sound
+from edge.structure import camel_case, key, structure_sound
 
 T = TypeVar("T")
 
@@ -22,28 +20,6 @@ def scale(value: float) -> None:
     """Check a factor."""
     if not 1e-12 <= abs(value) <= 1e12:
         raise ValueError(f"must be a factor other than 0, from 1e-12 to 1e12, not {value:g}")
-
-
-def host(value: str) -> None:
-    """Check that a value is a bare host name or an IP address."""
-    numeric = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9_.-]{1,15})?", value)
-    if numeric and is_address(value):
-        return
-    if not numeric and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", value):
-        return
-    raise ValueError(
-        f"must be a bare host name or IP address like 192.168.1.150, not {shown(value)}; "
-        "the port goes into 'port'"
-    )
-
-
-def is_address(value: str) -> bool:
-    """Tell whether a value is an IP address, not a name."""
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
 
 
 def structured(

@@ -11,17 +11,18 @@ import attrs
 
 from edge.communication import ModbusCommunication, ModbusEndpoint, Register
 from edge.errors import Fault
-from edge.meterspec.keys import (
-    PATH,
-    fraction,
+from edge.meterspec.keys import PATH, fraction, parse_scale, scale, structured
+from edge.model import QUANTITY_NAMES
+from edge.structure import (
+    between,
     host,
     is_address,
-    parse_scale,
-    scale,
-    structured,
+    key,
+    one_of,
+    shown,
+    text,
+    unknown_keys,
 )
-from edge.model import QUANTITY_NAMES
-from edge.structure import between, key, one_of, shown, text, unknown_keys
 
 _WIDTHS = {
     "uint16": 1, "int16": 1, "uint32": 2, "int32": 2,
@@ -74,12 +75,11 @@ class RegisterKeys:
     not_available: int | None = key(None, check=between(0, 2**64 - 1))
 
 
-def parse_modbus(document: Any, faults: list[Fault]) -> ModbusCommunication | None:
+def parse_modbus(document: Mapping[str, Any], faults: list[Fault]) -> ModbusCommunication | None:
     """Make the communication of a Modbus meter, or add what is wrong with it to `faults`."""
     before = len(faults)
     keys = structured(ModbusKeys, document, PATH, faults)
-    if keys is None:
-        return None
+    assert keys is not None  # the document is a table
     endpoint = _parse_endpoint(keys, document, faults)
     registers: tuple[Register, ...] = ()
     if keys.registers is not None and keys.sunspec is not None:
@@ -91,7 +91,7 @@ def parse_modbus(document: Any, faults: list[Fault]) -> ModbusCommunication | No
             Fault(
                 f"{PATH}.registers",
                 "is missing; name the meter's registers, or give a template "
-                "(GET /api/templates lists them)",
+                "(GET /api/templates and `dlm-edge templates` list them)",
             )
         )
     if len(faults) > before:
@@ -186,7 +186,8 @@ def _parse_registers(communication: ModbusKeys, faults: list[Fault]) -> tuple[Re
             scales[scale_names[name]] = parse_scale(value, f"{path}.{name}", faults)
         else:
             unknown.append(name)
-    faults.extend(unknown_keys(unknown, [*QUANTITY_NAMES, "energyHigh", *scale_names], path))
+    known = [*QUANTITY_NAMES, "energyHigh"]
+    faults.extend(unknown_keys(unknown, known, path, {"<quantity>Scale": scale_names}))
     if not any(name in QUANTITY_NAMES for name in document):
         faults.append(Fault(path, 'must name at least one quantity, like {"power": 20480}'))
     faults.extend(_pair_faults(entries, document, communication))

@@ -57,8 +57,7 @@ def parse_mqtt(
     before = len(faults)
     found = payload_keys(document, keys_of(MqttKeys, camel_case), faults, topics=True)
     keys = structured(MqttKeys, found.rest, PATH, faults)
-    if keys is None:
-        return None
+    assert keys is not None  # the document is a table
     faults.extend(_faults(keys, found, brokers))
     if len(faults) > before:
         return None
@@ -72,27 +71,31 @@ def parse_mqtt(
 
 
 def _faults(keys: MqttKeys, found: PayloadKeys, brokers: Collection[str]) -> Iterator[Fault]:
-    if keys.broker not in brokers:
-        try:
-            one_of(*sorted(brokers))(keys.broker)
-        except ValueError as exc:
-            yield Fault(f"{PATH}.broker", f"{exc}; [mqtt.brokers.<name>] in the config adds one")
+    try:
+        one_of(*sorted(brokers))(keys.broker)
+    except ValueError as exc:
+        yield Fault(f"{PATH}.broker", f"{exc} ([mqtt.brokers.<name>] in the config adds one)")
     if keys.topic_status is not None:
         yield from topic_faults(keys.topic_status, f"{PATH}.topicStatus")
     if keys.status_path is not None:
         yield from path_faults(keys.status_path, f"{PATH}.statusPath")
         if keys.topic_status is None:
             yield Fault(f"{PATH}.statusPath", "needs topicStatus; give that too")
+    yield from _quantity_faults(found)
+
+
+def _quantity_faults(found: PayloadKeys) -> Iterator[Fault]:
+    """What is wrong between topics, paths and scales."""
     if not found.topics:
         yield Fault(f"{PATH}.topicPower", "is missing; give at least one topic<Quantity>")
-    given = {*found.topics, *(found.paths if "power" in found.topics else ())}
+    on_powers_topic = "power" in found.topics
+    given = {*found.topics, *(found.paths if on_powers_topic else ())}
     for quantity in found.paths:
         if quantity not in given:
             message = f"needs {topic_key(quantity)} or topicPower; give the topic it is found on"
             yield Fault(f"{PATH}.{quantity}Path", message)
-    named = NAMED if "power" in found.topics else ()
     for quantity in found.scales:
-        if quantity not in given and quantity not in named:
+        if quantity not in given and not (on_powers_topic and quantity in NAMED):
             message = f"scales nothing; give {topic_key(quantity)} too, or leave it out"
             yield Fault(f"{PATH}.{quantity}Scale", message)
     if "powerExport" in given and "power" not in given:

@@ -16,6 +16,9 @@ from edge.structure import shown, unknown_keys
 NAMED = ("power", "energy", "voltage", "current", "powerFactor", "frequency")
 """Quantities that a payload may give under a known name, without a path."""
 
+LONGEST_TOPIC_BYTES = 1024
+"""The protocol allows 65,535; no meter comes near, and every topic is kept and sent around."""
+
 
 @dataclass(frozen=True)
 class PayloadKeys:
@@ -45,8 +48,7 @@ def payload_keys(
     path_keys = {f"{name}Path": name for name in QUANTITY_NAMES}
     scale_keys = {f"{name}Scale": name for name in QUANTITY_NAMES}
     topic_keys = {topic_key(name): name for name in QUANTITY_NAMES} if topics else {}
-    keys = PayloadKeys({}, {}, {}, {name: document[name] for name in document if name in known})
-    paths, scales, heard = dict(keys.paths), dict(keys.scales), dict(keys.topics)
+    paths, scales, heard, rest = {}, {}, {}, {}
     unknown = []
     for name, value in document.items():
         where = f"{PATH}.{name}"
@@ -58,10 +60,15 @@ def payload_keys(
         elif name in topic_keys:
             faults.extend(topic_faults(value, where))
             heard[topic_keys[name]] = value
-        elif name not in known:
+        elif name in known:
+            rest[name] = value
+        else:
             unknown.append(name)
-    faults.extend(unknown_keys(unknown, [*known, *path_keys, *scale_keys, *topic_keys], PATH))
-    return PayloadKeys(paths, scales, heard, keys.rest)
+    patterns = {"<quantity>Path": path_keys, "<quantity>Scale": scale_keys}
+    if topics:
+        patterns["topic<Quantity>"] = topic_keys
+    faults.extend(unknown_keys(unknown, known, PATH, patterns))
+    return PayloadKeys(paths, scales, heard, rest)
 
 
 def path_faults(value: Any, where: str) -> Iterator[Fault]:
@@ -71,6 +78,9 @@ def path_faults(value: Any, where: str) -> Iterator[Fault]:
             where, f"must be a JMESPath expression like 'meters[0].power', not {shown(value)}"
         )
         return
+    if not value.isprintable():
+        yield Fault(where, "must be printable text without line breaks or control characters")
+        return
     try:
         check_path(value)
     except ValueError as exc:
@@ -78,16 +88,16 @@ def path_faults(value: Any, where: str) -> Iterator[Fault]:
 
 
 def topic_faults(value: Any, where: str) -> Iterator[Fault]:
-    """What is wrong with the name of a topic. Source: MQTT 5.0, sections 1.5.4 and 4.7."""
+    """What is wrong with the name of a topic. Source: MQTT 5.0, sections 1.5.4, 4.7 and 4.8.2."""
     if not isinstance(value, str) or not value:
         yield Fault(where, f"must be a topic like 'building/energy/power', not {shown(value)}")
     elif "+" in value or "#" in value:
         yield Fault(where, f"must be one topic without wildcards, not {shown(value)}")
-    elif "\0" in value or not value.isprintable():
+    elif value.startswith("$share/"):
+        yield Fault(where, "must be the topic itself, without '$share/…/' before it")
+    elif not value.isprintable():
         yield Fault(where, "must be printable text without line breaks or control characters")
-    elif len(value.encode("utf-8", "surrogatepass")) > LONGEST_TOPIC_BYTES:
+    elif value != value.strip():
+        yield Fault(where, "must not begin or end with a space")
+    elif len(value.encode()) > LONGEST_TOPIC_BYTES:
         yield Fault(where, f"must be at most {LONGEST_TOPIC_BYTES:,} bytes")
-
-
-LONGEST_TOPIC_BYTES = 1024
-"""The protocol allows 65,535; no meter comes near, and every topic is kept and sent around."""

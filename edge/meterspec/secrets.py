@@ -18,9 +18,7 @@ from edge.model import Meter
 HIDDEN = "***"
 
 _KEYS = ("authToken", "password")
-_HEADER = re.compile(
-    r"auth|token|secret|password|passwd|cookie|credential|signature|session|key", re.I
-)
+_HEADER = re.compile(r"auth|token|secret|pass|pwd|cookie|credential|signature|session|key", re.I)
 
 _Path = tuple[str, ...]
 
@@ -36,30 +34,24 @@ def redacted(communication: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def carry_over(
-    old: Mapping[str, Any], patch: Mapping[str, Any], merged: Mapping[str, Any]
-) -> tuple[Any, list[Fault]]:
-    """Put stored secrets where an update has `"***"`.
+def carry_over(old: Mapping[str, Any], merged: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put stored secrets where an update has `"***"`; where none is stored, that stays.
 
-    old: the registration document; patch: the update; merged: both together.
-    Gives the document to store, and a fault for each `"***"` that nothing is stored for.
+    old: the registration document; merged: the update applied to it. Gives the new document.
     """
     communication, stored = merged.get(PATH), old.get(PATH)
     if not isinstance(communication, dict) or not isinstance(stored, dict):
-        return merged, []
+        return merged
     communication = {**communication}
-    faults = []
-    for path in _secrets(communication):
-        if _at(communication, path) != HIDDEN:
-            continue
+    for path in list(_secrets(communication)):
         secret = _at(stored, path)
-        if secret is None:
-            faults.append(_hidden(path))
-        elif len(path) == 1:
+        if _at(communication, path) != HIDDEN or secret is None:
+            continue
+        if len(path) == 1:
             communication[path[0]] = secret
         else:
             communication[path[0]] = {**communication[path[0]], path[1]: secret}
-    return {**merged, PATH: communication}, faults
+    return {**merged, PATH: communication}
 
 
 def hidden_secrets(communication: Mapping[str, Any]) -> list[Fault]:
