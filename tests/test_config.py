@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.config import (
+    BROKERS,
     ENVIRONMENT_PREFIX,
     FLAGS,
     NEEDS_RESTART,
     SECTIONS,
     ApiConfig,
+    BrokerConfig,
     Config,
     changes_that_need_restart,
     load_config,
@@ -28,7 +30,13 @@ from edge.errors import ConfigError, Fault
 from edge.structure import keys_of
 
 SITE_FILE = Path(__file__).resolve().parent.parent / "config" / "edge.toml"
-PATHS = [f"{section}.{name}" for section, cls in SECTIONS.items() for name in keys_of(cls)]
+PATHS = [
+    path
+    for section, cls in SECTIONS.items()
+    for path in (f"{section}.{name}" for name in keys_of(cls))
+    if path != BROKERS
+]
+"""All that can be set but brokers, which only the file can."""
 
 
 @pytest.fixture
@@ -59,21 +67,25 @@ def test_the_site_file_says_every_key_with_its_default() -> None:
     config = load_config(SITE_FILE, {}, {})
     root = SITE_FILE.parent.parent
     assert config == attrs.evolve(
-        Config(), state=attrs.evolve(Config().state, dir=config.state.dir)
+        Config(),
+        state=attrs.evolve(Config().state, dir=str(root / "persistence")),
+        mqtt=attrs.evolve(Config().mqtt, brokers=Config().mqtt.all()),
     )
-    assert config.state.dir == str(root / "persistence")
     text = SITE_FILE.read_text(encoding="utf-8")
     found = []
-    for section, body in re.findall(r"^\[(\w+)\]\n((?:(?!\[).*\n?)*)", text, re.MULTILINE):
-        found += [f"{section}.{name}" for name in re.findall(r"^(\w+) = ", body, re.MULTILINE)]
-    assert found == PATHS
+    for section, body in re.findall(r"^\[([\w.]+)\]\n((?:(?!\[).*\n?)*)", text, re.MULTILINE):
+        # A key without a default stands there as a comment.
+        names = re.findall(r"^(?:# )?(\w+) = ", body, re.MULTILINE)
+        found += [f"{section}.{name}" for name in names]
+    brokers = [f"{BROKERS}.default.{name}" for name in keys_of(BrokerConfig)]
+    assert sorted(found) == sorted([*PATHS, *brokers])
 
 
 def test_every_key_of_the_site_file_has_a_comment_above_it() -> None:
     lines = SITE_FILE.read_text(encoding="utf-8").splitlines()
     for above, line in itertools.pairwise(lines):
         if re.match(r"\w+ = ", line):
-            assert re.match(r"# \S", above), line
+            assert re.match(r"# \S|\[mqtt\.brokers\.", above), line
 
 
 def test_the_site_file_names_what_takes_effect_at_the_next_start_only() -> None:
@@ -118,6 +130,7 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         "api.max_connections": "2",
         "cycle.tick_ms": "200",
         "load.failsafe_available_kw": "3",
+        "templates.dir": "mine",
         "state.dir": "here",
         "log.level": "debug",
     }
@@ -131,6 +144,8 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         ("::1", 0, True, 2),
         (200,),
         (3.0,),
+        ({},),
+        ("mine",),
         ("here",),
         ("debug",),
     )
@@ -150,6 +165,13 @@ def test_a_relative_state_folder_in_the_file_starts_at_the_file(file: Path) -> N
     assert load_config(file, {}, {"state.dir": "./there"}).state.dir == "./there"
 
 
+def test_a_relative_folder_of_templates_in_the_file_starts_at_the_file(file: Path) -> None:
+    written(file, "[templates]\ndir = 'mine'")
+    assert load_config(file, {}, {}).templates.dir == os.path.realpath(file.parent / "mine")
+    assert load_config(file, {"DLM_EDGE_TEMPLATES_DIR": "mine"}, {}).templates.dir == "mine"
+    assert load_config(written(file, ""), {}, {}).templates.dir is None
+
+
 def test_an_absolute_state_folder_stays(file: Path) -> None:
     written(file, "[state]\ndir = '/var/lib/dlm-edge'")
     assert load_config(file, {}, {}).state.dir == "/var/lib/dlm-edge"
@@ -157,6 +179,150 @@ def test_an_absolute_state_folder_stays(file: Path) -> None:
 
 def test_without_a_state_folder_in_the_file_the_default_stays(file: Path) -> None:
     assert load_config(written(file, "[state]"), {}, {}).state.dir == Config().state.dir
+
+
+# --- Brokers ---
+
+
+def test_every_key_of_a_broker(file: Path) -> None:
+    written(
+        file,
+        """
+        [mqtt.brokers.default]
+        host = "10.0.0.1"
+        [mqtt.brokers.plant-2]
+        host = "Broker.local"
+        port = 8883
+        username = "edge"
+        password_file = "broker.password"
+        tls = true
+        ca_file = "/etc/ssl/ca.pem"
+        cert_file = "certs/client.pem"
+        key_file = "../client.key"
+        client_id = "dlm-edge 1"
+        keepalive_s = 5
+        """,
+    )
+    folder = file.parent.resolve()
+    assert load_config(file, {}, {}).mqtt.all() == {
+        "default": BrokerConfig(host="10.0.0.1"),
+        "plant-2": BrokerConfig(
+            host="Broker.local",
+            port=8883,
+            username="edge",
+            password_file=f"{folder}/broker.password",
+            tls=True,
+            ca_file="/etc/ssl/ca.pem",
+            cert_file=f"{folder}/certs/client.pem",
+            key_file=f"{folder.parent}/client.key",
+            client_id="dlm-edge 1",
+            keepalive_s=5,
+        ),
+    }
+
+
+def test_there_is_always_a_default_broker(file: Path) -> None:
+    default = BrokerConfig()
+    assert (default.host, default.port, default.tls, default.keepalive_s) == (
+        "localhost", None, False, 30,
+    )  # fmt: skip
+    assert load_config(None, {}, {}).mqtt.all() == {"default": default}
+    other = load_config(written(file, "[mqtt.brokers.b]\nhost = 'b'"), {}, {})
+    assert other.mqtt.all() == {"default": default, "b": BrokerConfig("b")}
+
+
+def test_faults_of_brokers_come_at_once_with_their_paths(file: Path) -> None:
+    written(
+        file,
+        """
+        [mqtt]
+        broker = "x"
+        [mqtt.brokers.a]
+        host = "mqtt://10.0.0.1"
+        port = 0
+        usrname = "me"
+        password = "p"
+        password_file = "f"
+        tls = "yes"
+        keepalive_s = 4
+        [mqtt.brokers.b]
+        username = "me"
+        cert_file = "c.pem"
+        client_id = ""
+        [mqtt.brokers."c d"]
+        [mqtt.brokers.e]
+        username = 5
+        password = "p"
+        tls = 1
+        ca_file = "ca.pem"
+        cert_file = 7
+        key_file = "k.pem"
+        """,
+    )
+    found = {
+        path.removeprefix(f"{file}: mqtt."): message for path, message in faults_of(file).items()
+    }
+    assert found == {
+        "broker": "unknown key; did you mean 'brokers'?",
+        "brokers.a.host": "must be a bare host name or IP address like 192.168.1.150, not "
+        "'mqtt://10.0.0.1'; the port goes into 'port'",
+        "brokers.a.port": "must be 1 to 65,535, not 0",
+        "brokers.a.usrname": "unknown key; did you mean 'username'?",
+        "brokers.a.username": "is missing; a password needs it",
+        "brokers.a.password_file": "does not go with password; give one of the two",
+        "brokers.a.tls": "must be true or false, not 'yes'",
+        "brokers.a.keepalive_s": "must be 5 to 3,600 s, not 4",
+        "brokers.b.key_file": "is missing; a client certificate needs its key",
+        "brokers.b.tls": "must be true where certificates are given",
+        "brokers.b.client_id": "must not be empty",
+        "brokers.c d": "must have a name of 1 to 64 letters, digits, '-' or '_'",
+        "brokers.e.username": "must be text, not 5",
+        "brokers.e.tls": "must be true or false, not 1",
+        "brokers.e.cert_file": "must be text, not 7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ("mqtt = 5", "mqtt"),
+        ("[mqtt]\nbrokers = 5", "mqtt.brokers"),
+        ("[mqtt]\nbrokers = ['a']", "mqtt.brokers"),
+        ("[mqtt.brokers]\nhost = 'x'", "mqtt.brokers.host"),
+        ("[[mqtt.brokers.a]]", "mqtt.brokers.a"),
+    ],
+)
+def test_brokers_are_tables_by_name(file: Path, content: str, path: str) -> None:
+    ((where, message),) = faults_of(written(file, content)).items()
+    assert where == f"{file}: {path}"
+    assert message.startswith("must be a table or object, not ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["password = 's3cret\\u0000'", "password = 53370", "host = 'mqtt://me:s3cret@10.0.0.1'"],
+)
+def test_no_fault_shows_a_password(file: Path, line: str) -> None:
+    faults = faults_of(written(file, f"[mqtt.brokers.a]\n{line}".replace("'", '"')))
+    assert len(faults) == 1
+    assert "s3cret" not in repr(faults)
+    assert "53" not in "".join(faults.values())
+
+
+def test_no_repr_shows_a_password(file: Path) -> None:
+    written(file, "[mqtt.brokers.a]\nusername = 'me'\npassword = 's3cret'")
+    config = load_config(file, {}, {})
+    assert config.mqtt.brokers["a"].password == "s3cret"
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "variable", ["DLM_EDGE_MQTT_BROKERS", "DLM_EDGE_MQTT_BROKERS_DEFAULT_HOST"]
+)
+def test_the_environment_sets_no_brokers(variable: str) -> None:
+    assert faults_of(environment={variable: "s3cret"}) == {
+        variable: "does not set a broker; give [mqtt.brokers.<name>] in the file"
+    }
 
 
 # --- Faults ---
@@ -318,3 +484,9 @@ def test_a_reload_names_what_it_cannot_take_over() -> None:
     )
     assert changes_that_need_restart(Config(), new) == ["site.id", "api"]
     assert changes_that_need_restart(new, new) == []
+
+
+def test_a_reload_takes_over_no_brokers_and_templates(file: Path) -> None:
+    written(file, "[mqtt.brokers.a]\nhost = 'b'\n[templates]\ndir = 'mine'")
+    new = load_config(file, {}, {})
+    assert changes_that_need_restart(Config(), new) == ["mqtt", "templates"]

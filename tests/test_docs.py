@@ -9,11 +9,15 @@ import attrs
 
 import edge
 from edge.api.routes import ROUTES
-from edge.config import NEEDS_RESTART, SECTIONS, Config
-from edge.meterspec import ModbusKeys, RegisterKeys, RegistrationKeys
+from edge.config import NEEDS_RESTART, SECTIONS, BrokerConfig, Config
+from edge.meterspec import PROTOCOLS, RegistrationKeys
+from edge.meterspec.http import HttpKeys
+from edge.meterspec.modbus import ModbusKeys, RegisterKeys
+from edge.meterspec.mqtt import MqttKeys
 from edge.metrics import METRICS
 from edge.model import QUANTITY_NAMES
 from edge.structure import camel_case, keys_of
+from edge.template import TemplateKeys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +62,8 @@ def test_every_key_of_a_registration_is_listed_with_its_default() -> None:
     needed = {name for name, attribute in keys.items() if attribute.default is attrs.NOTHING}
     assert {name for name, mark in listed(0).items() if mark == "yes"} == needed
     assert listed(0).keys() == keys.keys()
-    for number, cls in ((1, ModbusKeys), (2, RegisterKeys)):
+    tables = {1: ModbusKeys, 2: RegisterKeys, 3: MqttKeys, 4: HttpKeys}
+    for number, cls in tables.items():
         keys = keys_of(cls, camel_case)
         assert listed(number).keys() == keys.keys()
         for name, attribute in keys.items():
@@ -66,6 +71,23 @@ def test_every_key_of_a_registration_is_listed_with_its_default() -> None:
                 default = attribute.default
                 shown = str(default).lower() if isinstance(default, bool) else f"{default}"
                 assert listed(number)[name] == shown.removesuffix(".0"), name
+
+
+def test_every_protocol_is_named() -> None:
+    says = next(row[2] for row in table("Registering a meter") if code(row[0]) == "protocol")
+    assert re.findall(r"`(\w+)`", says) == list(PROTOCOLS)
+
+
+def test_every_key_of_a_broker_is_named() -> None:
+    section = README.split("\n## Configuration\n")[1].split("\n## ")[0]
+    for name in keys_of(BrokerConfig):
+        assert f"`{name}`" in section, name
+
+
+def test_every_key_of_a_template_is_named() -> None:
+    section = README.split("\n## Adding a meter, a protocol\n")[1].split("\n## ")[0]
+    for name in keys_of(TemplateKeys):
+        assert re.search(rf"`\[?{name}\b", section), name
 
 
 def test_every_quantity_and_type_is_listed() -> None:

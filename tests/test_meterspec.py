@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,25 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import render
-from edge.errors import Fault, Faulty
-from edge.meterspec import (
-    ModbusKeys,
-    RegisterKeys,
-    RegistrationKeys,
-    line_conflicts,
-    merge_patch,
-    parse_meter,
-)
-from edge.model import (
-    QUANTITY_NAMES,
-    Endpoint,
-    Meter,
-    MeterState,
+from edge.communication import (
+    Field,
     ModbusCommunication,
-    Reading,
+    ModbusEndpoint,
+    MqttCommunication,
     Register,
+    TopicUse,
 )
-from edge.structure import camel_case, keys_of
+from edge.errors import ConfigError, Fault
+from edge.meterspec import PROTOCOLS, References, RegistrationKeys, line_conflicts, parse_meter
+from edge.meterspec.modbus import ModbusKeys, RegisterKeys
+from edge.model import QUANTITY_NAMES, MeterState, Reading
+from edge.structure import camel_case, keys_of, merge_patch
+from edge.template import Template, parse_template
+from tests.registrations import (
+    JSON_VALUES,
+    NO_REFERENCES,
+    faults_of,
+    is_taken_or_named_faulty,
+    parse,
+    some_of,
+)
 
 MAIN_BUILDING_METER = """{
     "name": "Main Building Meter",
@@ -122,19 +126,16 @@ def serial_registration(**communication: Any) -> dict[str, Any]:
     return registration({"host": None, "transport": "rtu", "serialPort": "/dev/x", **communication})
 
 
-def parse(document: Any) -> Meter:
-    return parse_meter(document, "meter_1", 0)
+def modbus(document: Any, references: References = NO_REFERENCES) -> ModbusCommunication:
+    """What a Modbus registration comes to."""
+    communication = parse(document, references).communication
+    assert isinstance(communication, ModbusCommunication)
+    return communication
 
 
 def read_by(registers: dict[str, Any], **communication: Any) -> dict[str, Register]:
-    meter = parse(registration({**communication, "registers": registers}))
-    return {register.quantity: register for register in meter.communication.registers}
-
-
-def faults_of(document: Any) -> dict[str, str]:
-    with pytest.raises(Faulty) as caught:
-        parse(document)
-    return {fault.path: fault.message for fault in caught.value.faults}
+    parsed = modbus(registration({**communication, "registers": registers}))
+    return {register.quantity: register for register in parsed.registers}
 
 
 def register_faults(registers: Any, **communication: Any) -> dict[str, str]:
@@ -148,9 +149,9 @@ def register_faults(registers: Any, **communication: Any) -> dict[str, str]:
 
 
 def test_the_guides_first_meter() -> None:
-    meter = parse_meter(json.loads(MAIN_BUILDING_METER), "meter_7", 3)
+    meter = parse_meter(json.loads(MAIN_BUILDING_METER), "meter_7", 3, References())
     assert meter.document == json.loads(MAIN_BUILDING_METER)
-    assert (meter.id, meter.slot, meter.name, meter.location) == (
+    assert (meter.id, meter.phase_index, meter.name, meter.location) == (
         "meter_7",
         3,
         "Main Building Meter",
@@ -161,16 +162,16 @@ def test_the_guides_first_meter() -> None:
     assert meter.max_power_kw is None
     assert meter.line == "tcp://192.168.1.150:502"
     assert meter.communication == ModbusCommunication(
-        endpoint=Endpoint("tcp", "192.168.1.150", 502),
+        endpoint=ModbusEndpoint("tcp", "192.168.1.150", 502),
         unit_id=1,
         timeout_s=1.0,
         retries=1,
         request_delay_s=0.0,
         registers=(
-            Register("power", 3, (20480,), "uint", (1, 1)),
-            Register("energy", 3, (20483, 20482), "uint", (1, 1000)),
-            Register("voltage", 3, (20484,), "uint", (1, 10)),
-            Register("current", 3, (20486,), "uint", (1, 1000)),
+            Register("power", 3, (20480,), "uint", Fraction(1)),
+            Register("energy", 3, (20483, 20482), "uint", Fraction(1, 1000)),
+            Register("voltage", 3, (20484,), "uint", Fraction(1, 10)),
+            Register("current", 3, (20486,), "uint", Fraction(1, 1000)),
         ),
         max_registers_per_request=125,
         max_gap=8,
@@ -179,23 +180,23 @@ def test_the_guides_first_meter() -> None:
 
 
 def test_the_guides_abb_b23() -> None:
-    assert parse(json.loads(ABB_B23)).communication.registers == (
-        Register("power", 3, (20480,), "uint", (1, 1)),
-        Register("energy", 3, (20483, 20482), "uint", (1, 1000)),
-        Register("voltage", 3, (20484,), "uint", (1, 10)),
-        Register("current", 3, (20486,), "uint", (1, 1000)),
-        Register("powerFactor", 3, (20488,), "uint", (1, 1000)),
-        Register("frequency", 3, (20490,), "uint", (1, 100)),
+    assert modbus(json.loads(ABB_B23)).registers == (
+        Register("power", 3, (20480,), "uint", Fraction(1)),
+        Register("energy", 3, (20483, 20482), "uint", Fraction(1, 1000)),
+        Register("voltage", 3, (20484,), "uint", Fraction(1, 10)),
+        Register("current", 3, (20486,), "uint", Fraction(1, 1000)),
+        Register("powerFactor", 3, (20488,), "uint", Fraction(1, 1000)),
+        Register("frequency", 3, (20490,), "uint", Fraction(1, 100)),
     )
 
 
 def test_the_guides_schneider() -> None:
-    assert parse(json.loads(SCHNEIDER_IEM3000)).communication.registers == (
-        Register("power", 3, (3059,), "uint", (1, 1)),
-        Register("energy", 3, (45056,), "uint", (1, 1)),
-        Register("voltage", 3, (3027,), "uint", (1, 10)),
-        Register("current", 3, (3000,), "uint", (1, 1000)),
-        Register("powerFactor", 3, (3078,), "uint", (1, 1000)),
+    assert modbus(json.loads(SCHNEIDER_IEM3000)).registers == (
+        Register("power", 3, (3059,), "uint", Fraction(1)),
+        Register("energy", 3, (45056,), "uint", Fraction(1)),
+        Register("voltage", 3, (3027,), "uint", Fraction(1, 10)),
+        Register("current", 3, (3000,), "uint", Fraction(1, 1000)),
+        Register("powerFactor", 3, (3078,), "uint", Fraction(1, 1000)),
     )
 
 
@@ -228,7 +229,7 @@ def test_every_key_of_tcp() -> None:
         "registers": {"power": {"address": 10, "type": "int32"}},
     }
     assert parse(registration(given, maxPower=12)).communication == ModbusCommunication(
-        endpoint=Endpoint("rtu-over-tcp", "gateway.local", 4001),
+        endpoint=ModbusEndpoint("rtu-over-tcp", "gateway.local", 4001),
         unit_id=247,
         timeout_s=0.25,
         retries=0,
@@ -242,12 +243,12 @@ def test_every_key_of_tcp() -> None:
 
 
 def test_a_serial_line() -> None:
-    assert parse(serial_registration()).communication.endpoint == Endpoint(
+    assert parse(serial_registration()).communication.endpoint == ModbusEndpoint(
         "rtu", serial_port="/dev/x", baudrate=9600, parity="N", stopbits=1, bytesize=8
     )
     meter = parse(serial_registration(baudrate=19200, parity="E", stopbits=1.5, bytesize=7))
     assert meter.line == "rtu:/dev/x"
-    assert meter.communication.endpoint == Endpoint(
+    assert meter.communication.endpoint == ModbusEndpoint(
         "rtu", serial_port="/dev/x", baudrate=19200, parity="E", stopbits=1.5, bytesize=7
     )
 
@@ -288,15 +289,15 @@ def test_a_registers_own_keys_win() -> None:
         },
         registerType="input",
     )
-    assert registers["power"] == Register("power", 3, (1,), "uint", (1, 1000))
-    assert registers["voltage"] == Register("voltage", 4, (2,), "uint", (1, 1), 65535)
+    assert registers["power"] == Register("power", 3, (1,), "uint", Fraction(1, 1000))
+    assert registers["voltage"] == Register("voltage", 4, (2,), "uint", Fraction(1), 65535)
     assert registers["current"] == Register("current", 4, (3,), "uint")
 
 
 def test_the_high_word_stands_where_it_is_said_to_stand() -> None:
     for order in ("big", "little"):
         registers = read_by({"energy": 10, "energyHigh": 20, "energyScale": 0.1}, wordOrder=order)
-        assert registers == {"energy": Register("energy", 3, (20, 10), "uint", (1, 10))}
+        assert registers == {"energy": Register("energy", 3, (20, 10), "uint", Fraction(1, 10))}
 
 
 def test_every_quantity_can_be_read_and_scaled() -> None:
@@ -304,21 +305,22 @@ def test_every_quantity_can_be_read_and_scaled() -> None:
     scales = {f"{name}Scale": 0.25 for name in QUANTITY_NAMES}
     registers = read_by({**document, **scales})
     assert list(registers) == list(QUANTITY_NAMES)
-    assert {register.scale for register in registers.values()} == {(1, 4)}
+    assert {register.scale for register in registers.values()} == {Fraction(1, 4)}
 
 
 def test_a_scale_beside_a_registers_own_multiplies_it() -> None:
     registers = read_by({"power": {"address": 1, "scale": 0.01}, "powerScale": 0.001})
-    assert registers["power"].scale == (1, 100_000)
+    assert registers["power"].scale == Fraction(1, 100_000)
 
 
 @pytest.mark.parametrize(
     ("scale", "fraction"),
-    [(0.1, (1, 10)), (1e-12, (1, 10**12)), (-1, (-1, 1)), (1.234, (617, 500)), (1e12, (10**12, 1))],
-)
-def test_a_scale_is_the_decimal_number_it_was_written_as(
-    scale: float, fraction: tuple[int, int]
-) -> None:
+    [
+        (0.1, Fraction(1, 10)), (1e-12, Fraction(1, 10**12)), (-1, Fraction(-1)),
+        (1.234, Fraction(617, 500)), (1e12, Fraction(10**12)),
+    ],
+)  # fmt: skip
+def test_a_scale_is_the_decimal_number_it_was_written_as(scale: float, fraction: Fraction) -> None:
     assert read_by({"power": 1, "powerScale": scale})["power"].scale == fraction
     assert read_by({"power": {"address": 1, "scale": scale}})["power"].scale == fraction
 
@@ -407,7 +409,8 @@ def test_an_empty_registration_names_what_it_needs() -> None:
     needed = ("name", "protocol", "meterType", "communication")
     assert faults_of({}) == dict.fromkeys(needed, "is missing; give it")
     assert faults_of(registration({"registers": None})) == {
-        "communication.registers": "is missing; give it"
+        "communication.registers": "is missing; name the meter's registers, or give a template "
+        "(GET /api/templates and `dlm-edge templates` list them)"
     }
 
 
@@ -437,7 +440,9 @@ def test_a_meter_measures_something(registers: dict[str, Any]) -> None:
 
 def test_a_protocol_that_is_not_spoken_says_nothing_of_its_communication() -> None:
     document = registration({"registers": None, "host": 5}, protocol="bacnet")
-    assert faults_of(document) == {"protocol": "'bacnet' is not supported; known: modbus"}
+    assert faults_of(document) == {
+        "protocol": "'bacnet' is not supported; known: modbus, mqtt, http"
+    }
 
 
 @pytest.mark.parametrize("value", [1.5, -1, 70000, True, "1", [1], 1e300])
@@ -487,7 +492,7 @@ def test_keys_that_do_not_go_with_the_transport() -> None:
 
 @pytest.mark.parametrize("unit_id", [0, 248, 255])
 def test_only_tcp_devices_may_have_a_unit_id_beyond_the_serial_ones(unit_id: int) -> None:
-    assert parse(registration({"unitId": unit_id})).communication.unit_id == unit_id
+    assert modbus(registration({"unitId": unit_id})).unit_id == unit_id
     message = f"must be 1 to 247 on a serial line, not {unit_id}"
     for document in (
         serial_registration(unitId=unit_id),
@@ -512,7 +517,7 @@ def test_a_host_is_a_bare_name_or_address(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "::1", "meter", "wago_1.plant-2.local", "3com.local"])
 def test_hosts_that_are_one(host: str) -> None:
-    assert parse(registration({"host": host})).communication.endpoint.host == host
+    assert modbus(registration({"host": host})).endpoint.host == host
 
 
 @pytest.mark.parametrize(
@@ -616,28 +621,6 @@ def test_no_nesting_is_too_deep() -> None:
     }
 
 
-JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.sampled_from([0, 1, 502, 65535, 10**30, 0.1, -1.0, "tcp", "rtu", "input", "big", "int32"])
-    | st.floats()
-    | st.text(st.characters(), max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=6,
-)
-
-
-def some_of(
-    names: Any, values: st.SearchStrategy[Any] = JSON_VALUES
-) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with some of the names, and now and then another."""
-    keys = st.sampled_from(list(names)) | st.text(st.characters(), max_size=6)
-    return st.dictionaries(keys, values, max_size=6)
-
-
 REGISTER_NAMES = [*QUANTITY_NAMES, "energyHigh", *(f"{name}Scale" for name in QUANTITY_NAMES)]
 ENTRIES = st.integers(-1, 70000) | JSON_VALUES | some_of(keys_of(RegisterKeys, camel_case))
 COMMUNICATIONS = st.builds(
@@ -657,17 +640,7 @@ REGISTRATIONS = JSON_VALUES | st.builds(
 @settings(max_examples=400, deadline=None)
 @given(REGISTRATIONS)
 def test_any_document_is_a_meter_or_named_faulty(document: Any) -> None:
-    before = copy.deepcopy(document)
-    faults: tuple[Fault, ...] = ()
-    try:
-        parse(document)
-    except Faulty as exc:
-        faults = exc.faults
-        assert faults, "refused without a reason"
-    assert repr(document) == repr(before)
-    for fault in faults:
-        assert str(fault).isprintable()
-        assert fault.message
+    is_taken_or_named_faulty(document)
 
 
 addresses = st.integers(0, 65535)
@@ -721,68 +694,12 @@ def test_a_meters_document_makes_the_same_meter_again(document: dict[str, Any]) 
     assert again.communication == meter.communication
 
 
-# --- Merge patch ---
-
-
-@pytest.mark.parametrize(
-    ("original", "patch", "result"),
-    [
-        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
-        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
-        ({"a": "b"}, {"a": None}, {}),
-        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
-        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
-        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
-        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
-        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
-        (["a", "b"], ["c", "d"], ["c", "d"]),
-        ({"a": "b"}, ["c"], ["c"]),
-        ({"a": "foo"}, None, None),
-        ({"a": "foo"}, "bar", "bar"),
-        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
-        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
-        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-    ],
-)
-def test_merge_patch_as_in_appendix_a_of_rfc_7396(original: Any, patch: Any, result: Any) -> None:
-    before = copy.deepcopy((original, patch))
-    assert merge_patch(original, patch) == result
-    assert (original, patch) == before
-
-
-def merged_as_the_rfc_says(target: Any, patch: Any) -> Any:
-    """The pseudo code of RFC 7396, section 2."""
-    if not isinstance(patch, dict):
-        return patch
-    target = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            target.pop(name, None)
-        else:
-            target[name] = merged_as_the_rfc_says(target.get(name), value)
-    return target
-
-
-tables = st.recursive(
-    st.none() | st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner),
-)
-
-
-@settings(deadline=None)
-@given(tables, tables)
-def test_merge_patch_as_in_section_2_of_rfc_7396(original: Any, patch: Any) -> None:
-    before = copy.deepcopy((original, patch))
-    assert merge_patch(original, patch) == merged_as_the_rfc_says(original, patch)
-    assert (original, patch) == before
-
-
 # --- Lines that are shared ---
 
 
 def test_one_wire_has_one_set_of_line_settings() -> None:
     slow, fast = parse(serial_registration()), parse(serial_registration(baudrate=19200))
-    other = parse_meter(slow.document, "meter_2", 1)
+    other = parse_meter(slow.document, "meter_2", 1, References())
     (fault,) = line_conflicts(fast, [other])
     assert fault == Fault(
         "communication.serialPort",
@@ -795,12 +712,253 @@ def test_one_wire_has_one_set_of_line_settings() -> None:
 
 def test_one_endpoint_has_one_framing() -> None:
     plain = parse(registration())
-    other = parse_meter(registration({"transport": "rtu-over-tcp"}), "meter_2", 1)
+    other = parse_meter(registration({"transport": "rtu-over-tcp"}), "meter_2", 1, References())
     (fault,) = line_conflicts(other, [plain])
     assert fault == Fault(
         "communication.transport",
         "10.0.0.1:502 is used as tcp by meter 'Main'; give the same transport",
     )
-    elsewhere = parse_meter(registration({"transport": "rtu-over-tcp", "port": 503}), "meter_3", 2)
+    elsewhere = parse_meter(
+        registration({"transport": "rtu-over-tcp", "port": 503}), "meter_3", 2, References()
+    )
     assert line_conflicts(elsewhere, [plain, other]) == []
     assert line_conflicts(parse(serial_registration()), [plain, other]) == []
+
+
+def test_a_broker_is_a_line_and_no_two_of_them_clash() -> None:
+    meters = [
+        parse_meter(document, f"meter_{number}", number, References(brokers=("default", "plant")))
+        for number, document in enumerate(
+            (
+                registration(),
+                registration({"host": None, "registers": None, "topicPower": "a"}, protocol="mqtt"),
+                registration(
+                    {"host": None, "registers": None, "topicPower": "a", "broker": "plant"},
+                    protocol="mqtt",
+                ),
+            )
+        )
+    ]
+    assert [meter.line for meter in meters] == ["tcp://10.0.0.1:502", "mqtt:default", "mqtt:plant"]
+    for meter in meters:
+        assert line_conflicts(meter, meters) == []
+
+
+# --- Templates ---
+
+
+def a_template(communication: dict[str, Any], **keys: Any) -> Template:
+    document = {
+        "title": "A meter",
+        "maker": "Maker",
+        "models": ["One"],
+        "protocol": "modbus",
+        "source": "the maker's document, page 1",
+        "communication": communication,
+        **keys,
+    }
+    return parse_template("maker-one", document)
+
+
+SHELLY = a_template(
+    {
+        "topicPower": "shellies/{device}/emeter/{channel}/power",
+        "topicEnergy": "shellies/{device}/emeter/{channel}/total",
+        "energyScale": 0.001,
+    },
+    protocol="mqtt",
+    parameters={
+        "device": {"title": "Id of the device", "example": "shellyem-3a7c1f"},
+        "channel": {"title": "Channel", "example": "1", "default": "0"},
+    },
+)
+ABB = a_template(
+    {
+        "maxRegistersPerRequest": 60,
+        "registers": {
+            "power": {"address": 23316, "type": "int32", "scale": 0.00001},
+            "voltage": {"address": 23296, "type": "uint32", "scale": 0.1},
+        },
+    },
+    serial={"baudrate": 19200, "parity": "E"},
+)
+LIBRARY = References({"abb-b23": ABB, "shelly-em": SHELLY})
+
+
+def with_template(name: Any = "abb-b23", protocol: str = "modbus", **keys: Any) -> dict[str, Any]:
+    return {
+        "name": "Main",
+        "protocol": protocol,
+        "meterType": "grid",
+        "communication": {"template": name, **keys},
+    }
+
+
+def test_a_template_and_a_host_are_a_complete_communication() -> None:
+    document = with_template(host="10.0.0.1")
+    meter = parse(document, LIBRARY)
+    assert meter.document == document, "what the template fills in is not stored"
+    assert (
+        meter.communication
+        == parse(registration({**ABB.communication, "host": "10.0.0.1"})).communication
+    )
+
+
+def test_a_template_is_good_for_a_serial_line_too() -> None:
+    meter = parse(with_template(serialPort="/dev/x", parity="N"), LIBRARY)
+    assert meter.communication.endpoint == ModbusEndpoint(
+        "rtu", serial_port="/dev/x", baudrate=19200, parity="N", stopbits=1, bytesize=8
+    )
+
+
+def test_what_is_given_beside_a_template_wins_key_by_key() -> None:
+    registers = {"power": {"scale": 0.001}, "frequency": 5}
+    document = with_template(host="h", registers=registers, maxRegistersPerRequest=9)
+    communication = modbus(document, LIBRARY)
+    assert communication.max_registers_per_request == 9
+    assert communication.registers == (
+        Register("power", 3, (23316, 23317), "int", Fraction(1, 1000)),
+        Register("voltage", 3, (23296, 23297), "uint", Fraction(1, 10)),
+        Register("frequency", 3, (5,), "uint"),
+    )
+    shelly = parse(
+        with_template("shelly-em", "mqtt", device="d", energyScale=1, topicVoltage="v"), LIBRARY
+    ).communication
+    assert isinstance(shelly, MqttCommunication)
+    assert shelly.topics == (
+        TopicUse(
+            "shellies/d/emeter/0/power", (Field("power", assumed=Fraction(1, 1000)),), fills=True
+        ),
+        TopicUse(
+            "shellies/d/emeter/0/total", (Field("energy", None, Fraction(1), Fraction(1, 1000)),)
+        ),
+        TopicUse("v", (Field("voltage"),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("abb-b32", "'abb-b32' is not in the device library; did you mean 'abb-b23'?"),
+        (
+            "xyz",
+            "'xyz' is not in the device library; GET /api/templates and `dlm-edge templates` list "
+            "them",
+        ),
+        ("shelly-em", "is for protocol 'mqtt'; give that as protocol"),
+        (5, "must be the name of a template, not 5"),
+        ({}, "must be the name of a template, not a table or object"),
+        (["abb-b23"], "must be the name of a template, not a list"),
+    ],
+)
+def test_a_template_that_is_none_here(name: object, message: str) -> None:
+    assert faults_of(with_template(name, host="h"), LIBRARY) == {"communication.template": message}
+
+
+def test_no_nesting_of_a_templates_name_is_too_deep() -> None:
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    assert list(faults_of(with_template(deep), LIBRARY)) == ["communication.template"]
+
+
+def test_faults_of_parameters_and_of_what_is_given_beside_come_at_once() -> None:
+    document = with_template("shelly-em", "mqtt", channel="1/#", invert="yes", topicCurrent="+")
+    faults = faults_of(document, LIBRARY)
+    assert set(faults) == {
+        "communication.device", "communication.channel", "communication.invert",
+        "communication.topicCurrent",
+    }  # fmt: skip
+    assert faults["communication.device"].startswith("is missing; template 'maker-one' needs it: ")
+
+
+def test_what_a_template_does_not_fix_is_asked_for() -> None:
+    assert faults_of(with_template(), LIBRARY) == {
+        "communication.host": "is missing; transport 'tcp' needs it"
+    }
+    assert faults_of(with_template(host="a b"), LIBRARY).keys() == {"communication.host"}
+
+
+def test_a_template_with_faults_of_its_own_is_one_fault() -> None:
+    registers = {"power": {"address": -1}, "voltage": {"address": 1, "type": "uint8"}}
+    library = References({"mine": a_template({"registers": registers, "portt": 5})})
+    assert faults_of(with_template("mine", host="h", unitId=300), library) == {
+        "communication.unitId": "must be 0 to 255, not 300",
+        "communication.template": "does not work like this: maker-one: communication.portt: "
+        "unknown key; did you mean 'port'? (and 2 more)",
+    }
+
+
+def test_what_is_given_may_not_break_the_template() -> None:
+    (fault,) = faults_of(with_template(host="h", maxRegistersPerRequest=1), LIBRARY).items()
+    assert fault == (
+        "communication.template",
+        "does not work like this: maker-one: communication.registers.power: spans 2 registers, "
+        "more than maxRegistersPerRequest (1) reads at once (and 1 more)",
+    )
+
+
+class Unreadable(dict[str, Template]):
+    """A library whose file, or whose folder, cannot be used."""
+
+    def __init__(self, source: str, *faults: Fault) -> None:
+        super().__init__({"mine": ABB})
+        self._error = ConfigError(source, faults)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        raise self._error
+
+
+def test_a_users_template_that_cannot_be_read_is_one_clear_fault() -> None:
+    faults = (Fault("title", "is missing; give it"), Fault("maker", "is missing; give it"))
+    library = References(Unreadable("/x/mine.toml", *faults))
+    assert faults_of(with_template("mine", host="h"), library) == {
+        "communication.template": "cannot be used: /x/mine.toml: title: is missing; give it (and "
+        "1 more)"
+    }
+    library = References(Unreadable("", Fault("/x", "this folder cannot be read")))
+    assert faults_of(with_template("mine", host="h"), library) == {
+        "communication.template": "cannot be used: /x: this folder cannot be read"
+    }
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["abb-b23", "shelly-em"]) | JSON_VALUES,
+    st.sampled_from(list(PROTOCOLS)),
+    some_of(["device", "channel", "host", *keys_of(ModbusKeys, camel_case), "topicPower"]),
+)
+def test_any_keys_beside_a_template_are_taken_or_named_faulty(
+    name: Any, protocol: str, keys: dict[str, Any]
+) -> None:
+    document = with_template(name, protocol)
+    is_taken_or_named_faulty(
+        {**document, "communication": {**keys, **document["communication"]}}, LIBRARY
+    )
+
+
+# --- Times ---
+
+
+@pytest.mark.parametrize(
+    ("protocol", "communication", "poll_interval_ms", "stale_after_ms"),
+    [
+        ("modbus", {"host": "h", "registers": {"power": 1}}, 5000, 15_000),
+        ("mqtt", {"topicPower": "a"}, None, 60_000),
+        ("http", {"url": "http://h"}, 30_000, 90_000),
+    ],
+)
+def test_each_protocol_has_its_times(
+    protocol: str, communication: dict[str, Any], poll_interval_ms: int | None, stale_after_ms: int
+) -> None:
+    document = {**registration(protocol=protocol), "communication": communication}
+    meter = parse(document)
+    assert (meter.poll_interval_ms, meter.stale_after_ms) == (poll_interval_ms, stale_after_ms)
+    meter = parse({**document, "pollInterval": 1000, "staleAfter": 7000})
+    assert meter.poll_interval_ms == (None if protocol == "mqtt" else 1000)
+    assert meter.stale_after_ms == 7000
+
+
+def test_a_faulty_interval_or_protocol_is_not_compared() -> None:
+    assert faults_of(registration(pollInterval=1, staleAfter=900)).keys() == {"pollInterval"}
+    assert faults_of(registration(protocol="mbus", staleAfter=900)).keys() == {"protocol"}

@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,30 @@ from typing import Any
 import pytest
 
 from edge.errors import ConfigError, RequestError, StateError
+from edge.meterspec import References
 from edge.model import Meter
 from edge.registry import BACKUP_FILE, STATE_FILE, Registry, StoredState, load_state
+from edge.template import parse_template
 from tests.building import a_registration
 from tests.peers import wait_until
 from tests.service import Service
+
+LIBRARY = References(
+    {
+        "maker-one": parse_template(
+            "maker-one",
+            {
+                "title": "One",
+                "maker": "Maker",
+                "models": ["One"],
+                "protocol": "modbus",
+                "source": "the maker's document, page 1",
+                "communication": {"registers": {"power": 7}},
+            },
+        )
+    },
+    brokers=("default", "plant"),
+)
 
 
 def a_changed(meters: tuple[Meter, ...]) -> Future[None]:
@@ -39,9 +59,11 @@ def a_changed(meters: tuple[Meter, ...]) -> Future[None]:
 
 @contextmanager
 def a_registry(
-    folder: Path, changed: Callable[[tuple[Meter, ...]], Future[None]] = a_changed
+    folder: Path,
+    changed: Callable[[tuple[Meter, ...]], Future[None]] = a_changed,
+    references: References = LIBRARY,
 ) -> Iterator[Registry]:
-    registry = Registry(folder, changed)
+    registry = Registry(folder, references, changed)
     registry.open()
     try:
         yield registry
@@ -49,9 +71,9 @@ def a_registry(
         registry.close()
 
 
-def stored(folder: Path) -> StoredState:
+def stored(folder: Path, references: References = LIBRARY) -> StoredState:
     """What a service that starts now would find; changes nothing."""
-    return load_state(folder, set_aside=False)
+    return load_state(folder, references, set_aside=False)
 
 
 def names(meters: tuple[Meter, ...]) -> list[str]:
@@ -77,8 +99,8 @@ def test_meters_are_the_same_after_a_restart(tmp_path: Path) -> None:
         before = registry.meters
     with a_registry(tmp_path) as registry:
         assert registry.notices == ()
-        assert [(m.id, m.slot, m.document) for m in registry.meters] == [
-            (m.id, m.slot, m.document) for m in before
+        assert [(m.id, m.phase_index, m.document) for m in registry.meters] == [
+            (m.id, m.phase_index, m.document) for m in before
         ]
         assert [(m.name, m.poll_interval_ms, m.max_power_kw) for m in registry.meters] == [
             ("A", 1000, 40.0),
@@ -92,11 +114,11 @@ def test_a_new_meter_takes_the_lowest_free_slot_and_keeps_it(tmp_path: Path) -> 
             registry.add(a_registration(name))
         registry.remove(registry.meters[1].id)
     with a_registry(tmp_path) as registry:
-        assert [(m.name, m.slot) for m in registry.meters] == [("A", 0), ("C", 2)]
-        assert registry.add(a_registration("D")).slot == 1
-        assert registry.add(a_registration("E")).slot == 3
+        assert [(m.name, m.phase_index) for m in registry.meters] == [("A", 0), ("C", 2)]
+        assert registry.add(a_registration("D")).phase_index == 1
+        assert registry.add(a_registration("E")).phase_index == 3
         registry.update(registry.meters[1].id, {"name": "C2"})
-    assert [(m.name, m.slot) for m in stored(tmp_path).meters] == [
+    assert [(m.name, m.phase_index) for m in stored(tmp_path).meters] == [
         ("A", 0), ("C2", 2), ("D", 1), ("E", 3),
     ]  # fmt: skip
 
@@ -137,7 +159,7 @@ def test_a_temporary_file_left_behind_does_no_harm(tmp_path: Path) -> None:
 
 def test_a_second_service_on_the_folder_is_refused(tmp_path: Path) -> None:
     with a_registry(tmp_path), pytest.raises(StateError, match="used by another dlm-edge; stop it"):
-        Registry(tmp_path, a_changed).open()
+        Registry(tmp_path, LIBRARY, a_changed).open()
     with a_registry(tmp_path):
         pass
 
@@ -233,11 +255,11 @@ def test_changes_from_many_threads_keep_names_unique_and_the_file_equal(tmp_path
         assert told[-1] is registry.meters, "in the order of the changes"
         for meters in told:
             assert len({meter.name for meter in meters}) == len(meters) <= 6
-            assert len({meter.slot for meter in meters}) == len(meters)
+            assert len({meter.phase_index for meter in meters}) == len(meters)
         for before, after in itertools.pairwise(told):
             assert len(set(before) ^ set(after)) <= 2, "one change at a time"
-        assert [(m.id, m.slot, m.document) for m in stored(tmp_path).meters] == [
-            (m.id, m.slot, m.document) for m in registry.meters
+        assert [(m.id, m.phase_index, m.document) for m in stored(tmp_path).meters] == [
+            (m.id, m.phase_index, m.document) for m in registry.meters
         ]
 
 
@@ -271,6 +293,106 @@ def test_each_change_is_logged_before_it_takes_effect(
         "Updated meter: A", "1 meters in force",
         "Removed meter: A", "0 meters in force",
     ]  # fmt: skip
+
+
+# --- What registrations refer to ------------------------------------------------------------------
+
+
+def test_meters_of_all_protocols_are_the_same_after_a_restart(tmp_path: Path) -> None:
+    documents = [
+        a_registration("A"),
+        a_registration("B", communication={"template": "maker-one", "host": "h"}),
+        a_registration("C", protocol="mqtt", communication={"topicPower": "a", "broker": "plant"}),
+        a_registration("D", protocol="http", communication={"url": "https://h", "authToken": "t"}),
+    ]
+    with a_registry(tmp_path) as registry:
+        for document in documents:
+            registry.add(document)
+        before = registry.meters
+    after = stored(tmp_path).meters
+    assert [meter.document for meter in after] == documents
+    assert [meter.communication for meter in after] == [meter.communication for meter in before]
+    assert [meter.line for meter in after] == [
+        "tcp://127.0.0.1:502", "tcp://h:502", "mqtt:plant", "https://h:443",
+    ]  # fmt: skip
+
+
+def test_a_template_or_broker_that_is_gone_stops_the_start_with_its_name(tmp_path: Path) -> None:
+    with a_registry(tmp_path) as registry:
+        registry.add(a_registration("A", communication={"template": "maker-one", "host": "h"}))
+        registry.add(
+            a_registration(
+                "B", protocol="mqtt", communication={"topicPower": "a", "broker": "plant"}
+            )
+        )
+    before = (tmp_path / STATE_FILE).read_bytes()
+    with (
+        pytest.raises(ConfigError) as refused,
+        a_registry(tmp_path, references=References({"maker-two": LIBRARY.templates["maker-one"]})),
+    ):
+        pass
+    file = tmp_path / STATE_FILE
+    assert str(refused.value).splitlines() == [
+        f"{file}: meters[0].registration.communication.template: 'maker-one' is not in the device "
+        "library; did you mean 'maker-two'?",
+        f"{file}: meters[1].registration.communication.broker: must be default, not 'plant' "
+        "([mqtt.brokers.<name>] in the config adds one)",
+    ]
+    assert file.read_bytes() == before
+    assert names(stored(tmp_path).meters) == ["A", "B"], "and works again with them"
+
+
+def test_a_changed_template_changes_its_meters_at_the_next_start(tmp_path: Path) -> None:
+    with a_registry(tmp_path) as registry:
+        meter = registry.add(
+            a_registration("A", communication={"template": "maker-one", "host": "h"})
+        )
+    template = replace(LIBRARY.templates["maker-one"], communication={"registers": {"power": 8}})
+    (changed,) = stored(tmp_path, References({"maker-one": template})).meters
+    assert changed.document == meter.document
+    assert not changed.communication.reads_like(meter.communication)
+
+
+def test_one_origin_is_used_in_one_way(tmp_path: Path) -> None:
+    def over_http(name: str, **keys: Any) -> dict[str, Any]:
+        return a_registration(name, protocol="http", communication={"url": "https://h/x", **keys})
+
+    with a_registry(tmp_path) as registry:
+        first = registry.add(over_http("A"))
+        with pytest.raises(RequestError, match=r"communication\.verifyTls.*'A' on https://h:443"):
+            registry.add(over_http("B", verifyTls=False))
+        registry.update(first.id, {"communication": {"verifyTls": False}})
+        registry.add(over_http("B", verifyTls=False))
+        with pytest.raises(RequestError, match=r"communication\.verifyTls"):
+            registry.update(first.id, {"communication": {"verifyTls": None}})
+
+
+def test_a_meter_may_change_its_protocol(tmp_path: Path) -> None:
+    with a_registry(tmp_path) as registry:
+        meter = registry.add(a_registration("A", pollInterval=None))
+        nulls = dict.fromkeys(meter.document["communication"])
+        with pytest.raises(RequestError) as refused:
+            registry.update(meter.id, {"protocol": "mqtt", "communication": {"topicPower": "a"}})
+        assert {fault.path for fault in refused.value.faults} == {
+            f"communication.{name}" for name in nulls
+        }
+        update = {"protocol": "mqtt", "communication": {**nulls, "topicPower": "a"}}
+        changed = registry.update(meter.id, update)
+        assert (changed.line, changed.poll_interval_ms) == ("mqtt:default", None)
+        assert changed.phase_index == meter.phase_index
+
+
+def test_a_trial_registers_nothing_and_minds_the_lines(tmp_path: Path) -> None:
+    with a_registry(tmp_path) as registry:
+        first = registry.add(a_registration("A"))
+        assert registry.parse_trial(a_registration("A")).line == first.line, "its name may be taken"
+        framed = {**first.document["communication"], "transport": "rtu-over-tcp"}
+        with pytest.raises(RequestError, match=r"communication\.transport"):
+            registry.parse_trial(a_registration("B", communication=framed))
+        with pytest.raises(RequestError, match=r"communication\.template.*'maker-one'"):
+            registry.parse_trial(a_registration("B", communication={"template": "maker-on"}))
+        assert registry.meters == (first,)
+    assert names(stored(tmp_path).meters) == ["A"]
 
 
 # --- Damage ---------------------------------------------------------------------------------------
@@ -477,7 +599,7 @@ def test_a_file_of_a_newer_version_is_refused_and_untouched(tmp_path: Path) -> N
     content = b'{"version": 2, "entirely": "different"}'
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"state\.json: version: is of a newer dlm-edge"):
-        Registry(tmp_path, a_changed).open()
+        Registry(tmp_path, LIBRARY, a_changed).open()
     assert (tmp_path / "state.json").read_bytes() == content
     assert not list(tmp_path.glob("*.broken"))
     (tmp_path / "state.json").unlink()
@@ -547,7 +669,7 @@ def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StateError, match=r"cannot be used \(.*give another --state-dir\."):
-            Registry(folder, a_changed).open()
+            Registry(folder, LIBRARY, a_changed).open()
         with pytest.raises(StateError, match=r"cannot be read \(Not a directory\)"):
             stored(folder)
 
@@ -563,7 +685,7 @@ def test_an_unreadable_file_is_said_and_left_alone(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refused)
         with pytest.raises(StateError) as unreadable:
-            Registry(tmp_path, a_changed).open()
+            Registry(tmp_path, LIBRARY, a_changed).open()
     assert str(unreadable.value) == (
         f"{tmp_path / 'state.json'} cannot be read (Permission denied); fix its permissions or "
         "give another --state-dir."
@@ -796,7 +918,7 @@ def test_a_damaged_file_that_cannot_be_set_aside_stops_the_start(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refused)
         with pytest.raises(StateError, match="cannot be set aside"):
-            Registry(tmp_path, a_changed).open()
+            Registry(tmp_path, LIBRARY, a_changed).open()
     assert (tmp_path / "state.json").read_text() == "{"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import attrs
@@ -13,8 +14,12 @@ from edge.errors import Fault, Faulty
 from edge.structure import (
     between,
     camel_case,
+    host,
+    is_address,
     key,
     keys_of,
+    merge_patch,
+    nearest,
     one_of,
     shown,
     structure,
@@ -43,6 +48,8 @@ class Bicycle:
     seat_height: float | None = key(None, check=between(50, 120, "cm"))
     maker: str = key("own")
     wheel: Wheel = key(attrs.Factory(Wheel))
+    spares: dict[str, Wheel] = key(attrs.Factory(dict))
+    lock: str | None = key(None, check=text(4), secret=True)
 
 
 def faults_of(document: Any) -> dict[str, str]:
@@ -76,10 +83,15 @@ def test_every_key_is_taken_over_under_its_outward_name() -> None:
         "seatHeight": 90,
         "maker": "us",
         "wheel": {"size": 26},
+        "spares": {"inside": {"size": 20}, "in the car": {}},
+        "lock": "1234",
     }
     assert list(keys_of(Bicycle, camel_case)) == list(document)
     bicycle = structure(Bicycle, document, camel_case)
-    assert bicycle == Bicycle("Tourer", 3, 15.0, True, "disc", 90.0, "us", Wheel(26))
+    spares = {"inside": Wheel(20), "in the car": Wheel(28)}
+    assert bicycle == Bicycle(
+        "Tourer", 3, 15.0, True, "disc", 90.0, "us", Wheel(26), spares, "1234"
+    )
     assert type(bicycle.weight) is float
 
 
@@ -92,6 +104,7 @@ def test_all_faults_come_at_once_with_their_paths() -> None:
             "brake": "disk",
             "seatHeight": 3,
             "wheel": {"size": 5, "spokes": 32},
+            "spares": {"one": {"size": 37}, "two": 26, "three": {"width": 1}},
             "gearcount": 3,
         }
     ) == {
@@ -103,6 +116,9 @@ def test_all_faults_come_at_once_with_their_paths() -> None:
         "seatHeight": "must be 50 to 120 cm, not 3.0",
         "wheel.size": "must be 12 to 36 inch, not 5",
         "wheel.spokes": "unknown key; known here: size",
+        "spares.one.size": "must be 12 to 36 inch, not 37",
+        "spares.two": "must be a table or object, not 26",
+        "spares.three.width": "unknown key; known here: size",
         "gearcount": "unknown key; did you mean 'gearCount'?",
     }
 
@@ -179,8 +195,19 @@ def test_the_nearest_key_is_found_whatever_its_capitals() -> None:
 
 def test_a_key_like_no_other_gets_the_list_of_those_there_are() -> None:
     assert fault_of(xyz=1) == (
-        "unknown key; known here: brake, gearCount, lights, maker, name, seatHeight, weight, wheel"
+        "unknown key; known here: brake, gearCount, lights, lock, maker, name, seatHeight, spares, "
+        "weight, wheel"
     )
+
+
+def test_keys_that_are_made_alike_are_known_too_but_not_listed() -> None:
+    faults = unknown_keys(
+        ["colour", "leftwhel"], ["name"], "", {"<side>Wheel": ["leftWheel", "rightWheel"]}
+    )
+    assert list(faults) == [
+        Fault("colour", "unknown key; known here: name, <side>Wheel"),
+        Fault("leftwhel", "unknown key; did you mean 'leftWheel'?"),
+    ]
 
 
 def test_a_document_full_of_unknown_keys_gets_few_faults() -> None:
@@ -214,10 +241,85 @@ def test_any_document_is_taken_or_named_faulty_in_printable_words(document: dict
 
 
 def test_what_is_sound_can_be_had_beside_the_faults() -> None:
-    document = {"gearCount": 99, "weight": 20, "wheel": {"size": 5}, "colour": "red"}
+    document = {
+        "gearCount": 99,
+        "weight": 20,
+        "wheel": {"size": 5},
+        "spares": {"good": {"size": 20}, "bad": {"size": 5}, "none": 5},
+        "colour": "red",
+    }
     bicycle, faults = structure_sound(Bicycle, document, camel_case, {"name": "?"})
-    assert bicycle == Bicycle("?", weight=20)
-    assert {fault.path for fault in faults} == {"name", "gearCount", "wheel.size", "colour"}
+    assert bicycle == Bicycle("?", weight=20, spares={"good": Wheel(20), "bad": Wheel()})
+    assert {fault.path for fault in faults} == {
+        "name", "gearCount", "wheel.size", "spares.bad.size", "spares.none", "colour",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("spares", [5, "x", [], [{}], True])
+def test_a_table_of_tables_is_one(spares: object) -> None:
+    assert fault_of(spares=spares) == f"must be a table or object, not {shown(spares)}"
+    bicycle, _ = structure_sound(Bicycle, {"name": "x", "spares": spares}, camel_case)
+    assert bicycle == Bicycle("x")
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(), max_size=80),
+        st.sampled_from([None, 5, {}, {"size": 20}, {"size": 5}, {"size": None}, {"x": 1}]),
+    )
+)
+def test_of_any_table_of_tables_the_sound_part_can_be_had(spares: dict[str, Any]) -> None:
+    bicycle, faults = structure_sound(Bicycle, {"name": "x", "spares": spares}, camel_case)
+    assert bicycle is not None
+    assert set(bicycle.spares) <= set(spares)
+    assert all(str(fault).isprintable() for fault in faults)
+    if not faults:
+        assert set(bicycle.spares) == set(spares)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (73571, "must be text"),
+        ([73571], "must be text"),
+        ("73571", "must be at most 4 characters, not 5"),
+        ("7\n", "must be printable text without line breaks or control characters"),
+    ],
+)
+def test_a_secret_is_not_shown(value: object, message: str) -> None:
+    assert fault_of(lock=value) == message
+    assert "735" not in repr(structure(Bicycle, {"name": "x", "lock": "7357"}, camel_case))
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("192.168.1.2", True), ("::1", True), ("fe80::1%eth0", True),
+        ("meter", False), ("meter.local", False), ("_wago-1", False), ("3com", False),
+    ],
+)  # fmt: skip
+def test_a_host_is_a_name_or_an_address(value: str, address: bool) -> None:
+    host(value)
+    assert is_address(value) is address
+
+
+@pytest.mark.parametrize("value", ["", "10.1", "h:1", "http://h", "a b", "-h", "[::1]", "ä", "1."])
+def test_what_is_no_host(value: str) -> None:
+    with pytest.raises(ValueError, match="must be a bare host name or IP address like"):
+        host(value)
+
+
+def test_what_may_be_a_password_before_a_host_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="the port goes into 'port'") as refused:
+        host("me:s3cret@h")
+    assert "s3cret" not in str(refused.value)
+
+
+def test_the_nearest_of_some_choices_ends_a_sentence() -> None:
+    assert nearest("abb-b32", ["abb-b23", "wago-879"]) == "; did you mean 'abb-b23'?"
+    assert nearest("xyz", ["abb-b23"]) == ""
+    assert nearest("abb-b23", []) == ""
 
 
 def test_a_sound_document_has_no_faults_beside_it() -> None:
@@ -259,3 +361,59 @@ def test_a_bug_in_a_check_is_not_taken_for_a_fault_of_the_document() -> None:
 )
 def test_values_are_said_as_they_were_given_but_short(value: object, said: str) -> None:
     assert shown(value) == said
+
+
+# --- Merge patch ---
+
+
+@pytest.mark.parametrize(
+    ("original", "patch", "result"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_merge_patch_as_in_appendix_a_of_rfc_7396(original: Any, patch: Any, result: Any) -> None:
+    before = copy.deepcopy((original, patch))
+    assert merge_patch(original, patch) == result
+    assert (original, patch) == before
+
+
+def merged_as_the_rfc_says(target: Any, patch: Any) -> Any:
+    """The pseudo code of RFC 7396, section 2."""
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        else:
+            target[name] = merged_as_the_rfc_says(target.get(name), value)
+    return target
+
+
+tables = st.recursive(
+    st.none() | st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner),
+)
+
+
+@settings(deadline=None)
+@given(tables, tables)
+def test_merge_patch_as_in_section_2_of_rfc_7396(original: Any, patch: Any) -> None:
+    before = copy.deepcopy((original, patch))
+    assert merge_patch(original, patch) == merged_as_the_rfc_says(original, patch)
+    assert (original, patch) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -84,18 +85,22 @@ def _line(communication: Mapping[str, Any]) -> tuple[ModbusEndpoint, int]:
 
 def _described(found: Found) -> list[str]:
     line = found.settings
-    where = f'"host": "{line.host}", "port": {line.port}'
     on = ""
+    where: dict[str, Any] = {"host": line.host, "port": line.port}
     if line.transport == "rtu":
-        settings = f"{line.baudrate} {line.bytesize}{line.parity}{line.stopbits:g}"
-        on = f" at {settings}"
-        where = (
-            f'"serialPort": "{line.serial_port}", "baudrate": {line.baudrate}, '
-            f'"parity": "{line.parity}"'
-        )
+        on = f" at {line.baudrate} {line.bytesize}{line.parity}{line.stopbits:g}"
+        where = {
+            "serialPort": line.serial_port,
+            "baudrate": line.baudrate,
+            "parity": line.parity,
+            "stopbits": line.stopbits,
+            "bytesize": line.bytesize,
+        }
+    if line.transport != "tcp":
+        where = {"transport": line.transport, **where}
     lines = [f"unit {found.unit_id}{on}: {found.description}"]
     return lines + [
-        f'  {{"template": "{name}", {where}, "unitId": {found.unit_id}}}'
+        f"  {json.dumps({'template': name, **where, 'unitId': found.unit_id})}"
         for name in found.templates
     ]
 

@@ -111,8 +111,7 @@ def parse_meter(document: Any, meter_id: str, phase_index: int, references: Refe
     phase_index: its place in the order of polling. Raises Faulty with every fault and its path.
     """
     faults: list[Fault] = []
-    if isinstance(document, dict):
-        document = merge_patch({}, document)  # drops nulls, and shares nothing with the caller
+    document = merge_patch({}, document)  # drops nulls, and shares no table with the caller
     stand_ins = {"name": "?", "protocol": "modbus", "meterType": "zone", "communication": {}}
     keys = structured(RegistrationKeys, document, "", faults, stand_ins)
     faults = [_read_only(fault) for fault in faults]

@@ -63,8 +63,6 @@ def not_carried(old: Meter, patch: Mapping[str, Any], new: Meter) -> list[Fault]
     """A fault for each stored secret that an update would send to another line."""
     if old.communication.endpoint.name == new.communication.endpoint.name:
         return []
-    given = patch.get(PATH)
-    given = given if isinstance(given, dict) else {}
     return [
         Fault(
             ".".join((PATH, *path)),
@@ -72,7 +70,7 @@ def not_carried(old: Meter, patch: Mapping[str, Any], new: Meter) -> list[Fault]
             "stored secret is not sent elsewhere",
         )
         for path in _secrets(new.document[PATH])
-        if _at(given, path) in (None, HIDDEN)
+        if _at(patch, (PATH, *path)) in (None, HIDDEN)
     ]
 
 
