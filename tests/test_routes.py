@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 from edge.api import Request, Response
 from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api, Service
 from edge.cycle import Cycle, SiteLimits
+from edge.errors import Cause, RequestError
 from edge.image import ProcessImage
-from edge.line import LineWorker
+from edge.library import BUILT_IN, Library
+from edge.line import PollLine
+from edge.meterspec import References
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
-from edge.model import Meter
+from edge.model import Exchange, Finding, Meter, Outcome, Probe
 from edge.registry import Registry
 from tests.building import FakeClock, a_failure, a_reading, a_registration, an_answer
 
@@ -49,7 +53,7 @@ GUIDE_B23 = {
 }
 
 
-class IdleLine(LineWorker):
+class IdleLine(PollLine):
     """A line that is never started: the tests hand readings in themselves."""
 
     def start(self) -> None:
@@ -57,19 +61,27 @@ class IdleLine(LineWorker):
 
 
 class Site:
-    """The API over a registry and a cycle that ticks whenever a change is posted."""
+    """The API over a registry and a cycle that ticks whenever a change is posted.
 
-    def __init__(self, folder: Path) -> None:
+    probed: the meters that were questioned. found: what that brings, or why it does not happen.
+    """
+
+    def __init__(self, folder: Path, library: Library | None = None) -> None:
         self.clock = FakeClock(mono_s=100.0)
         self.image = ProcessImage()
         self.cycle = Cycle(100, SiteLimits(500.0, 0.0), self.image, self._make_line, self.clock)
-        self.registry = Registry(folder, self._changed)
+        self.library = library or Library()
+        self.registry = Registry(folder, References(self.library), self._changed)
+        self.probed: list[Meter] = []
+        self.found: Probe | RequestError = Probe()
         self.registry.open()
         self.tick = 0
         self.api = Api(
             Service(
                 snapshot=lambda: self.cycle.snapshot,
                 registry=self.registry,
+                library=self.library,
+                probe=self._probe,
                 metrics=self.cycle.metrics,
                 clock=self.clock,
                 about={"version": "1.2.3"},
@@ -77,7 +89,13 @@ class Site:
             )
         )
 
-    def _make_line(self, meter: Meter) -> LineWorker:
+    def _probe(self, meter: Meter) -> Probe:
+        self.probed.append(meter)
+        if isinstance(self.found, RequestError):
+            raise self.found
+        return self.found
+
+    def _make_line(self, meter: Meter) -> PollLine:
         return IdleLine(meter.line, None, self.image.put, self.clock)  # type: ignore[arg-type]
 
     def _changed(self, meters: tuple[Meter, ...]) -> Future[None]:
@@ -392,6 +410,182 @@ def test_nothing_stored_is_a_507_and_changes_nothing(
     assert refused["code"] == "NOT_STORED"
     assert "No space left on device" in refused["error"]
     assert site.ask("GET", "/api/energy-meters")["count"] == 0
+
+
+# --- What a registration would read ---------------------------------------------------------------
+
+TEST = "/api/energy-meters/test"
+
+
+def test_what_a_registration_would_read_is_told_and_nothing_is_registered(
+    site: Site, tmp_path: Path
+) -> None:
+    site.found = Probe(
+        Outcome({"power": 28.5}),
+        (Exchange("unit 1: holding registers 20480 to 20487", "001d", 0.0042),),
+    )
+    before = site.send("GET", "/api/energy-meters").body
+    found = site.ask("POST", TEST, GUIDE_B23)["data"]
+    (meter,) = site.probed
+    assert meter.line == "tcp://192.168.1.150:502"
+    assert (found["line"], found["reading"]) == (meter.line, {"currentPower": 28.5})
+    assert (found["quality"], found["findings"][0]["cause"]) == ("good", "none")
+    assert found["exchanges"][0]["roundTripMs"] == 4.2
+    site.step()
+    assert site.send("GET", "/api/energy-meters").body == before
+    assert not [file for file in (tmp_path / "state").iterdir() if b"192.168" in file.read_bytes()]
+
+
+def test_what_is_wrong_with_a_meter_is_no_failure_of_the_call(site: Site) -> None:
+    refused = Finding(Cause.CONNECTION_REFUSED, "Nothing listens there; check the port.")
+    site.found = Probe(findings=(refused,))
+    found = site.ask("POST", TEST, GUIDE_B23)["data"]
+    assert found["findings"] == [{"cause": "connection_refused", "message": refused.message}]
+    assert (found["reading"], found["quality"]) == ({}, "none")
+
+
+def test_values_are_judged_by_the_grid_capacity_of_the_site(site: Site) -> None:
+    site.found = Probe(Outcome({"power": 10_001.0}))  # the grid carries 500 kW
+    assert site.ask("POST", TEST, GUIDE_B23)["data"]["quality"] == "suspect"
+    site.found = Probe(Outcome({"power": 9_999.0}))
+    assert site.ask("POST", TEST, GUIDE_B23)["data"]["quality"] == "good"
+
+
+def test_a_registration_that_is_faulty_is_not_tried(site: Site) -> None:
+    communication = {"host": "a", "registers": {"power": 0, "x": 1}}
+    body = {**GUIDE_B23, "meterType": "gird", "communication": communication}
+    refused = site.ask("POST", TEST, body, 400)
+    assert refused["code"] == "VALIDATION_ERROR"
+    assert {detail["field"] for detail in refused["details"]} == {
+        "meterType",
+        "communication.registers.x",
+    }
+    assert json.loads(site.send("POST", TEST, b"{").body)["code"] == "MALFORMED_JSON"
+    assert site.probed == []
+
+
+def test_a_registered_meter_may_be_tried_again_but_not_with_other_line_settings(
+    site: Site,
+) -> None:
+    line = {"serialPort": "/dev/ttyUSB0", "baudrate": 9600, "registers": {"power": 0}}
+    site.register("Main", communication={"transport": "rtu", **line})
+    document = a_registration("Main", communication={"transport": "rtu", **line})
+    site.ask("POST", TEST, document)
+    other = {**document, "communication": {**document["communication"], "baudrate": 19200}}
+    refused = site.ask("POST", TEST, other, 400)
+    (fault,) = refused["details"]
+    assert fault["field"] == "communication.serialPort"
+    assert "'Main'" in fault["message"]
+    assert len(site.probed) == 1
+
+
+def test_who_has_to_wait_for_a_test_is_told_how_long(site: Site) -> None:
+    headers = (("Retry-After", "30"),)
+    site.found = RequestError(503, "BUSY", "4 tests are under way.", headers=headers)
+    response = site.send("POST", TEST, GUIDE_B23)
+    assert (response.status, json.loads(response.body)["code"]) == (503, "BUSY")
+    assert ("Retry-After", "30") in response.headers
+
+
+def test_a_test_takes_its_template_and_hides_its_secrets(site: Site) -> None:
+    document = {
+        **a_registration(protocol="http", pollInterval=None),
+        "communication": {"url": "http://127.0.0.1:8080/", "authToken": "s3cret-t0ken"},
+    }
+    response = site.send("POST", TEST, document)
+    assert response.status == 200
+    assert b"s3cret" not in response.body
+    templated = {"host": "127.0.0.1", "template": "abb-b23"}
+    site.ask("POST", TEST, a_registration(communication=templated))
+    assert site.probed[-1].communication.quantities >= {"power", "energy", "powerL3"}
+
+
+# --- The device library ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """A user's folder of templates, one of them faulty."""
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    sound = (BUILT_IN / "abb-b21.toml").read_text(encoding="utf-8")
+    (folder / "my-meter.toml").write_text(sound, encoding="utf-8")
+    (folder / "bad.toml").write_text('title = "Bad"\nprotocol = "x25"\n', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def own_site(tmp_path: Path, own_folder: Path) -> Iterator[Site]:
+    """A site with a user's templates beside the built-in ones."""
+    site = Site(tmp_path / "own-state", Library([own_folder, BUILT_IN]))
+    site.step()
+    yield site
+    site.registry.close()
+
+
+def test_the_library_is_listed(site: Site) -> None:
+    listed = site.ask("GET", "/api/templates")
+    assert [template["name"] for template in listed["data"]] == list(site.library)
+    assert listed["count"] == len(site.library)
+    by_name = {template["name"]: template for template in listed["data"]}
+    assert by_name["abb-b23"]["models"] == ["B23", "B24"]
+    assert "communication" not in by_name["abb-b23"]
+    assert by_name["shelly-3em"]["parameters"]["device"]["example"].startswith("shellyem3-")
+
+
+def test_a_template_is_shown_with_what_it_fills_in(site: Site) -> None:
+    shown = site.ask("GET", "/api/templates/abb-b23")["data"]
+    (listed,) = (
+        each for each in site.ask("GET", "/api/templates")["data"] if each["name"] == "abb-b23"
+    )
+    assert shown == {
+        **listed,
+        "communication": dict(site.library["abb-b23"].communication),
+        "serial": dict(site.library["abb-b23"].serial),
+    }
+
+
+def test_a_template_that_is_not_there_names_the_nearest(site: Site) -> None:
+    missing = site.ask("GET", "/api/templates/abb-b32", None, 404)
+    assert (missing["code"], missing["error"]) == (
+        "TEMPLATE_NOT_FOUND",
+        "No template is named 'abb-b32'; did you mean 'abb-b23'?",
+    )
+    far = site.ask("GET", "/api/templates/quite-another-thing", None, 404)
+    assert far["error"].endswith("'quite-another-thing'; GET /api/templates lists them.")
+
+
+@pytest.mark.parametrize("name", ["..", "..%2Fedge", "ABB-B23", "abb-b23.toml", "a" * 5000])
+def test_no_name_leads_out_of_the_folders(site: Site, name: str) -> None:
+    assert site.ask("GET", f"/api/templates/{name}", None, 404)["code"] == "TEMPLATE_NOT_FOUND"
+
+
+def test_a_users_template_is_one_of_the_library(own_site: Site) -> None:
+    shown = own_site.ask("GET", "/api/templates/my-meter")["data"]
+    built_in = own_site.ask("GET", "/api/templates/abb-b21")["data"]
+    assert shown == {**built_in, "name": "my-meter"}
+
+
+def test_a_users_faulty_template_is_named_with_its_faults(own_site: Site, own_folder: Path) -> None:
+    faulty = own_site.ask("GET", "/api/templates/bad", None, 500)
+    assert faulty["code"] == "TEMPLATE_FAULTY"
+    assert faulty["error"].startswith(f"{own_folder / 'bad.toml'} cannot be used;")
+    assert {"protocol", "maker"} <= {detail["field"] for detail in faulty["details"]}
+    names = [template["name"] for template in own_site.ask("GET", "/api/templates")["data"]]
+    assert "bad" not in names
+    assert "my-meter" in names
+    refused = own_site.ask(
+        "POST", TEST, a_registration(communication={"host": "a", "template": "bad"}), 400
+    )
+    assert [detail["field"] for detail in refused["details"]] == ["communication.template"]
+
+
+def test_a_users_folder_that_went_away_is_told(own_site: Site, own_folder: Path) -> None:
+    shutil.rmtree(own_folder)
+    for path in ("/api/templates", "/api/templates/abb-b32"):
+        faulty = own_site.ask("GET", path, None, 500)
+        assert faulty["code"] == "TEMPLATE_FAULTY"
+        assert [detail["field"] for detail in faulty["details"]] == [str(own_folder)]
 
 
 def test_every_row_of_the_table_is_a_call_with_a_purpose() -> None:
