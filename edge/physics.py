@@ -131,17 +131,23 @@ def active_kw(values: Mapping[str, float], phase: str) -> tuple[float, float] | 
     bounds = apparent_kva(values, phase)
     if bounds is None:
         return None
-    factor = abs(values.get("powerFactor", 0.0))
-    if 0.1 <= factor <= 1.0:
+    if _has_factor(values):
+        factor = abs(values["powerFactor"])
         return factor * bounds[0], factor * bounds[1]
     # Flows over different phases may cancel out, but hardly to a hundredth.
     return 0.01 * bounds[0], bounds[1]
 
 
+def _has_factor(values: Mapping[str, float]) -> bool:
+    return 0.1 <= abs(values.get("powerFactor", 0.0)) <= 1.0
+
+
 def agrees(values: Mapping[str, float], phase: str) -> bool | None:
     """Whether P is what U·I·cos φ can be; None where that cannot be told."""
     power_kw, bounds = values.get(f"power{phase}"), active_kw(values, phase)
-    if not power_kw or bounds is None or max(abs(power_kw), bounds[1]) < _IDLE_KW:
+    if power_kw is None or bounds is None or max(abs(power_kw), bounds[1]) < _IDLE_KW:
         return None
+    if power_kw == 0.0 and not _has_factor(values):
+        return None  # it may all be reactive, or flow in and out
     least, most = bounds
     return 0.7 * least <= abs(power_kw) <= 1.3 * most + _IDLE_KW / 2

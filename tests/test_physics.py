@@ -120,6 +120,12 @@ def test_power_is_compared_by_its_size(power_kw: float, verdict: bool | None) ->
     assert agrees({"power": power_kw, "voltage": 230.0, "current": 10.0}, "") is verdict
 
 
+def test_a_power_of_zero_beside_a_current_that_does_work_is_no_power() -> None:
+    values = {"power": 0.0, "voltage": 230.0, "current": 43.0}
+    assert agrees(values, "") is None
+    assert agrees({**values, "powerFactor": 0.95}, "") is False
+
+
 def test_an_idle_meter_is_not_compared() -> None:
     assert agrees({"power": 0.09, "voltage": 230.0, "current": 0.0}, "") is None
     assert agrees({"power": 0.09, "voltage": 230.0}, "") is None

@@ -68,6 +68,14 @@ class Questions:
         """Ask for one block, waiting for the meter's time-out or longest_s. Raises LineError."""
         return self._put(self._driver, request, longest_s, "")
 
+    def put_beside(self, request: ReadRequest) -> Answer:
+        """Ask for a block with registers that nobody registered, which may well be refused."""
+        answer = self._put(self._driver, request, _LONGEST_S, ", with what is beside")
+        if isinstance(answer.error, Refused):
+            shown = replace(self.exchanges[-1], error=f"exception {answer.error.code}: not there")
+            self.exchanges[-1] = shown
+        return answer
+
     def put_in_other_frames(self, request: ReadRequest, transport: str) -> Answer:
         """Ask in the frames of another transport, over a connection of its own.
 
@@ -169,7 +177,7 @@ def _read_neighbours(
     for _ in range(_MOST_NEIGHBOURHOODS):
         if not blocks:
             break
-        answer = questions.put(blocks.popleft())
+        answer = questions.put_beside(blocks.popleft())
         if answer.error is None:
             answers.append(answer)
         elif isinstance(answer.error, Refused):
