@@ -2,10 +2,12 @@
 
     figure       one line of the table, and the statistics that go into it   (pure)
     process      children of the benchmark: started, looked at in /proc, ended
-    peers        the meters: simulated in a process of their own
+    peers        the Modbus meters: simulated in a process of their own
+    sites        MQTT and HTTP meters, likewise
+    broker       a real MQTT broker, and who publishes through it
     service      the service under test
     floors       what the service is measured against: the least that does the same
-    cost, punctuality, recovery, rest, capacity: the rows
+    cost, punctuality, recovery, rest, capacity, flood, mixed, library: the rows
 
 Whatever takes part is a process of its own on loopback. What the service does on time is judged
 by when its requests arrive at the peers, not by what it says of itself.
@@ -24,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.bench import capacity, cost, punctuality, recovery, rest
+from tools.bench import capacity, cost, flood, library, mixed, punctuality, recovery, rest
 from tools.bench.figure import HEADINGS, Figure, table_line
 from tools.bench.process import Bench, BenchError
 
@@ -40,6 +42,9 @@ ROWS: dict[str, Row] = {
     "most": capacity.most_on_own_lines,
     "most-shared": capacity.most_behind_gateways,
     "500": capacity.five_hundred,
+    "mqtt": flood.mqtt,
+    "mixed": mixed.mixed,
+    "requests": library.requests,
 }
 
 

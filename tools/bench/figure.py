@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import floor
@@ -58,6 +58,12 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, floor(share * len(ordered)))]
+
+
+def bucket_quantile(counts: Mapping[float, float], share: float) -> float:
+    """The lowest bound of a cumulative histogram that `share` of its values do not exceed."""
+    total_count = max(counts.values())
+    return next(bound for bound, count in sorted(counts.items()) if count >= share * total_count)
 
 
 def deviations_s(times_s: Sequence[float], period_s: float) -> list[float]:

@@ -3,6 +3,8 @@
     pymodbus   a thread for each line; it reads the line's units in turn once per period
     raw        the same with bare sockets: one request sent, its answer received
     http       http.server's stock handler, which answers every GET with the same bytes
+    mqtt       paho-mqtt's own loop; it counts the messages on all topics
+    imports    an interpreter with the libraries that the service stands on, and nothing else
 
 None of them decodes, stores, judges or publishes anything.
 """
@@ -15,17 +17,28 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from typing import Any
 
 from tools.bench.peers import COUNT, FIRST_ADDRESS, Line
-from tools.bench.process import Bench, Child
+from tools.bench.process import HOST, Bench, Child
 
-_HOST = "127.0.0.1"
 _TIMEOUT_S = 1.0
 _STACK_BYTES = 512 * 1024
+_LIBRARIES = (
+    "attrs",
+    "cattrs",
+    "http.server",
+    "jmespath",
+    "paho.mqtt.client",
+    "prometheus_client",
+    "pymodbus.framer",
+    "urllib3",
+)
 
 
 class PollingFloor(Child):
@@ -44,8 +57,10 @@ class PollingFloor(Child):
         period_s: float = 1.0,
         *,
         at_once: bool = False,
+        cores: Collection[int] = (),
     ) -> None:
         super().__init__(bench, ["-m", __name__, kind])
+        self.pin(cores)
         pause_s = 0.0 if at_once else period_s / len(lines)
         lines_of_json = [[line.port, line.units] for line in lines]
         self.say({"period_s": period_s, "pause_s": pause_s, "lines": lines_of_json})
@@ -61,6 +76,31 @@ class HttpFloor(Child):
         self.port: int = self.hear()
 
 
+class MqttFloor(Child):
+    """A paho-mqtt client that hears all topics of a broker, from the start of a `with` block."""
+
+    def __init__(self, bench: Bench, broker_port: int, cores: Collection[int] = ()) -> None:
+        super().__init__(bench, ["-m", __name__, "mqtt"])
+        self.pin(cores)
+        self.say({"port": broker_port})
+        self.hear()
+
+    def messages(self) -> int:
+        """How many it has heard so far."""
+        self.say("messages")
+        count: int = self.hear()
+        return count
+
+
+class ImportsFloor(Child):
+    """An interpreter with the service's libraries, from the start of a `with` block to its end."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench, ["-m", __name__, "imports"])
+        self.say({})
+        self.hear()
+
+
 # --- The processes themselves --------------------------------------------------------------------
 
 Poll = Callable[[], None]
@@ -71,7 +111,7 @@ def _pymodbus(port: int, units: Sequence[int]) -> Poll:
     from pymodbus.exceptions import ModbusException
 
     # Any: its connect and close are not typed
-    client: Any = ModbusTcpClient(_HOST, port=port, timeout=_TIMEOUT_S, retries=0)
+    client: Any = ModbusTcpClient(HOST, port=port, timeout=_TIMEOUT_S, retries=0)
     client.connect()
 
     def poll() -> None:
@@ -85,7 +125,7 @@ def _pymodbus(port: int, units: Sequence[int]) -> Poll:
 
 
 def _raw(port: int, units: Sequence[int]) -> Poll:
-    connection = socket.create_connection((_HOST, port), _TIMEOUT_S)
+    connection = socket.create_connection((HOST, port), _TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = {
         unit: struct.pack(">HHHBBHH", 1, 0, 6, unit, 3, FIRST_ADDRESS, COUNT) for unit in units
@@ -147,16 +187,56 @@ def _run_http(body: str) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             """Write no access log: the service writes none."""
 
-    with ThreadingHTTPServer((_HOST, 0), Handler) as server:
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
         server.daemon_threads = True
         print(json.dumps(server.server_address[1]), flush=True)
         server.serve_forever()
 
 
+def _run_mqtt(port: int) -> None:
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    count = 0
+
+    def on_connect(client: Client, *_: object) -> None:
+        client.subscribe("#")
+
+    def on_subscribe(*_: object) -> None:
+        print(json.dumps(count), flush=True)
+
+    def on_message(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    def tell() -> None:
+        for _ in sys.stdin:
+            print(json.dumps(count), flush=True)
+
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_connect = on_connect
+    client.on_subscribe = on_subscribe
+    client.on_message = on_message
+    client.connect(HOST, port)
+    threading.Thread(target=tell, daemon=True).start()
+    client.loop_forever()
+
+
+def _run_imports() -> None:
+    for name in _LIBRARIES:
+        import_module(name)
+    print(json.dumps(len(_LIBRARIES)), flush=True)
+    threading.Event().wait()
+
+
+_RUNS: dict[str, Callable[..., None]] = {
+    "http": _run_http,
+    "mqtt": _run_mqtt,
+    "imports": _run_imports,
+    **{kind: partial(_run_polling, kind) for kind in _POLLS},
+}
+
 if __name__ == "__main__":
     settings = json.loads(sys.stdin.readline())
     with suppress(KeyboardInterrupt):
-        if sys.argv[1] == "http":
-            _run_http(**settings)
-        else:
-            _run_polling(sys.argv[1], **settings)
+        _RUNS[sys.argv[1]](**settings)

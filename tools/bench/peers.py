@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -61,12 +61,14 @@ Arrivals = dict[tuple[int, int], list[float]]
 class Peers:
     """The simulated meters' process, from the start of a `with` block to its end."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, cores: Collection[int] = ()) -> None:
         self._bench = bench
+        self._cores = cores
         self._stack = ExitStack()
 
     def __enter__(self) -> Peers:
         self._child = self._stack.enter_context(Child(self._bench, ["-m", __name__]))
+        self._child.pin(self._cores)
         return self
 
     def __exit__(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]
 C = TypeVar("C", bound="Child")
 
@@ -48,17 +50,19 @@ class Memory:
 class Child:
     """A Python process, from the start of a `with` block to its end.
 
-    arguments: what follows `python`. It gets lines of JSON on its standard input where asked, and
-    gives them on its standard output; its standard error goes to a file.
+    arguments: what follows `python`, or another program. It gets lines of JSON on its standard
+    input where asked, and gives them on its standard output; its standard error goes to a file.
     """
 
-    def __init__(self, bench: Bench, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, bench: Bench, arguments: Sequence[str], program: str = sys.executable
+    ) -> None:
         self._name = " ".join(arguments[:3])
         self._log = bench.folder / f"{time.monotonic_ns()}.log"
         self.started_mono_s = time.monotonic()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [program, *arguments],
                 cwd=ROOT,
                 env=_environment(bench),
                 stdin=subprocess.PIPE,
@@ -116,6 +120,11 @@ class Child:
         last_words = self._log.read_text().strip().splitlines()[-1:] or ["it said nothing"]
         return BenchError(f"{self._name} ended: {last_words[0]}")
 
+    def pin(self, cores: Collection[int]) -> None:
+        """Keep it to these cores; before it has started a thread. Without any it runs anywhere."""
+        if cores:
+            os.sched_setaffinity(self.pid, cores)
+
     def cpu_s(self) -> float:
         """Processor time so far, user and system, all threads."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -126,6 +135,19 @@ class Child:
         lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         kib = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
         return Memory(kib["Pss:"] * 1024 / 1e6, kib["Rss:"] * 1024 / 1e6)
+
+
+def one_core_and_the_others() -> tuple[set[int], set[int]]:
+    """A core for what is measured alone, and those for all else; none where there is but one."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return ({first}, set(others)) if others else (set(), set())
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def wait_for(condition: Callable[[], bool], within_s: float, what: str) -> None:

@@ -7,14 +7,13 @@ import shutil
 import subprocess
 
 from tools.bench.cost import METERS
-from tools.bench.figure import Figure
+from tools.bench.figure import Figure, bucket_quantile
 from tools.bench.floors import HttpFloor
 from tools.bench.peers import Peers
 from tools.bench.process import Bench, BenchError, wait_for
 from tools.bench.service import Service
 
 _PATH = "/api/energy-meters"
-_BUCKET = re.compile(r'^dlm_schedule_lateness_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 _WANTED_LATENESS_S = 0.025
 
 
@@ -27,12 +26,12 @@ def rest(bench: Bench) -> list[Figure]:
         body = service.get(_PATH)
         with HttpFloor(bench, body) as floor:
             floor_rate, floor_p99 = _wrk(floor.port, bench.pick(8, 4))
-        before = _lateness(service)
+        before = service.late_ticks()
         rate, p99 = _wrk(service.port, bench.pick(30, 6))
-        after = _lateness(service)
+        after = service.late_ticks()
     counts = {le: after[le] - before[le] for le in after}
     ticks = counts[float("inf")]
-    p99_s = next(le for le, count in counts.items() if count >= 0.99 * ticks)
+    p99_s = bucket_quantile(counts, 0.99)
     in_time = counts[_WANTED_LATENESS_S] / ticks
     return [
         Figure(
@@ -66,8 +65,3 @@ def _wrk(port: int, duration_s: int) -> tuple[float, str]:
     if rate is None or p99 is None or "Non-2xx" in said or "Socket errors" in said:
         raise BenchError(f"wrk said: {' '.join(said.split())}")
     return float(rate[1]), p99[1]
-
-
-def _lateness(service: Service) -> dict[float, float]:
-    """Ticks so far that began at most so late, s."""
-    return {float(le): float(n) for le, n in _BUCKET.findall(service.get("/metrics").decode())}

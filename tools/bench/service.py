@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
@@ -15,27 +15,57 @@ from types import TracebackType
 from typing import Any
 
 from tools.bench.peers import REGISTERS, Line
-from tools.bench.process import Bench, BenchError, Child
+from tools.bench.process import HOST, Bench, BenchError, Child, free_port
 
-_HOST = "127.0.0.1"
 _METERS = "/api/energy-meters"
 _LISTENS_WITHIN_S = 30.0
+_LATE_TICKS = re.compile(
+    r'^dlm_schedule_lateness_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE
+)
+_MESSAGES = re.compile(
+    r'^dlm_line_messages_total\{line="mqtt:default",result="([^"]+)"\} (\S+)$', re.MULTILINE
+)
+
+Registration = dict[str, Any]
+"""The body that registers a meter."""
 
 
 class Service:
-    """A service that reads all units of `lines`, from the start of a `with` block to its end."""
+    """A service that reads all units of `lines`, from the start of a `with` block to its end.
 
-    def __init__(self, bench: Bench, lines: Sequence[Line], period_s: float = 1.0) -> None:
+    others: further meters. broker_port: where the MQTT ones among them are heard. cores: those it
+    may run on; without any, all.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        lines: Sequence[Line],
+        period_s: float = 1.0,
+        *,
+        others: Sequence[Registration] = (),
+        broker_port: int | None = None,
+        cores: Collection[int] = (),
+    ) -> None:
         self._bench = bench
         self._state_dir = Path(mkdtemp(dir=bench.folder))
-        self._meter_count = _store(self._state_dir / "state.json", lines, period_s)
+        registrations = [*_over_modbus(lines, period_s), *others]
+        self._meter_count = len(registrations)
+        _store(self._state_dir / "state.json", registrations)
+        self._arguments = ["-m", "edge", "run", f"--state-dir={self._state_dir}"]
+        if broker_port is not None:
+            config = self._state_dir / "edge.toml"
+            config.write_text(f'[mqtt.brokers.default]\nhost = "{HOST}"\nport = {broker_port}\n')
+            self._arguments.append(f"--config={config}")
+        self._cores = cores
         self._stack = ExitStack()
 
     def __enter__(self) -> Service:
-        self.port = _free_port()
-        arguments = ["run", f"--state-dir={self._state_dir}", f"--port={self.port}"]
-        self.child = self._stack.enter_context(Child(self._bench, ["-m", "edge", *arguments]))
+        self.port = free_port()
+        arguments = [*self._arguments, f"--port={self.port}"]
+        self.child = self._stack.enter_context(Child(self._bench, arguments))
         try:
+            self.child.pin(self._cores)
             self._connection = self._stack.enter_context(self._connect())
         except BaseException:
             self._stack.close()
@@ -85,11 +115,21 @@ class Service:
         """Whether every meter is."""
         return self.online() == self._meter_count
 
+    def late_ticks(self) -> dict[float, float]:
+        """Ticks so far that began at most so late, s."""
+        text = self.get("/metrics").decode()
+        return {float(le): float(count) for le, count in _LATE_TICKS.findall(text)}
+
+    def messages(self) -> dict[str, int]:
+        """What became of the messages so far: how many were `decoded`, `superseded` and so on."""
+        text = self.get("/metrics").decode()
+        return {result: int(float(count)) for result, count in _MESSAGES.findall(text)}
+
     def _connect(self) -> _Connection:
         deadline_s = time.monotonic() + _LISTENS_WITHIN_S
         while True:
             self.child.check()
-            connection = _Connection(_HOST, self.port, timeout=10)
+            connection = _Connection(HOST, self.port, timeout=10)
             try:
                 connection.connect()
                 return connection
@@ -107,9 +147,8 @@ class _Connection(http.client.HTTPConnection):
         self.close()
 
 
-def _store(file: Path, lines: Sequence[Line], period_s: float) -> int:
-    """Write the meters as the service keeps them; gives how many."""
-    registrations = [
+def _over_modbus(lines: Sequence[Line], period_s: float) -> list[Registration]:
+    return [
         {
             "name": f"Meter {line.port}-{unit}",
             "location": "main-building",
@@ -117,7 +156,7 @@ def _store(file: Path, lines: Sequence[Line], period_s: float) -> int:
             "meterType": "building",
             "pollInterval": round(period_s * 1000),
             "communication": {
-                "host": _HOST,
+                "host": HOST,
                 "port": line.port,
                 "unitId": unit,
                 "registers": REGISTERS,
@@ -126,16 +165,12 @@ def _store(file: Path, lines: Sequence[Line], period_s: float) -> int:
         for line in lines
         for unit in line.units
     ]
+
+
+def _store(file: Path, registrations: Sequence[Registration]) -> None:
+    """Write the meters as the service keeps them."""
     entries = [
         {"id": f"meter_{slot:06d}", "slot": slot, "registration": registration}
         for slot, registration in enumerate(registrations)
     ]
     file.write_text(json.dumps({"version": 1, "meters": entries}))
-    return len(entries)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
