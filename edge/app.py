@@ -7,10 +7,12 @@ main are daemons, so nothing that hangs can keep the process from ending.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +47,9 @@ STACK_BYTES = 2 * 1024 * 1024
 """Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
 8 MiB are used up by some 350 threads; and JSON that is nested as deeply as Python 3.13 takes it,
 which needs 1.3 MiB, shall not overflow the stack of who parses it."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that computes may keep the interpreter from one that woke up. A poll needs it
+some four times, so Python's usual 5 ms would make it late while a broker's messages are decoded."""
 SPARE_FILES = 32
 """Open files beside lines and clients: the log, state files, the folder's lock, the listener."""
 
@@ -65,6 +70,7 @@ class App:
         self._cycle = Cycle(
             config.cycle.tick_ms, _limits(config), self._image, self._make_line, self._clock
         )
+        self._protocols: set[str] = set()
         self._library = library_of(config)
         references = References(self._library, config.mqtt.all())
         self._registry = Registry(Path(config.state.dir), references, self._take_over)
@@ -145,8 +151,15 @@ class App:
 
     def _take_over(self, meters: tuple[Meter, ...]) -> Future[None]:
         """Give the cycle new meters, after what would keep it waiting when it makes their lines."""
-        for protocol in {meter.protocol for meter in meters}:
+        protocols = {meter.protocol for meter in meters}
+        for protocol in protocols:
             load_driver(protocol)
+        if not protocols <= self._protocols:
+            self._protocols |= protocols
+            # Modules stay for good. Looking through them again and again would stop all threads
+            # for longer than a poll may be late.
+            gc.collect()
+            gc.freeze()
         return self._cycle.change_meters(meters)
 
     def _make_line(self, meter: Meter) -> LineThread:
@@ -224,6 +237,7 @@ def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool
     Raises ConfigError or StateError when the service cannot start.
     """
     threading.stack_size(STACK_BYTES)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if not demo:
         App(config, load_config).run()
         return
