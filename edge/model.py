@@ -143,7 +143,7 @@ class Outcome:
 
     values, mono_s, unix_ms, live: as in `Reading`; no values mean no reading. raw: for what was
     read over Modbus, its words. error: why something is missing. said_offline: the meter itself
-    told that it is not there.
+    told that it is not there; then there are no values.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -600,6 +601,23 @@ def test_follow_asks_for_more_and_for_less_while_it_runs(broker: Broker) -> None
     assert hear(listener, third, any_values).values == {"power": 5}
     assert listener.counts.messages == before.messages + 1
     assert listener.counts.unused == 0
+
+
+def test_what_was_heard_of_a_meter_outlives_its_new_name_but_no_new_topics(broker: Broker) -> None:
+    meter = a_meter(power="p", energy="e")
+    listener = broker.listener(meter)
+    settle(listener)
+    broker.publish("e", "15420.3")
+    hear(listener, meter, any_values)
+    renamed = replace(meter, name="Renamed")
+    listener.follow([renamed])
+    broker.publish("p", "1")
+    assert hear(listener, renamed, any_values).values == {"power": 1, "energy": 15420.3}
+    moved = replace(renamed, communication=a_meter(power="q", energy="e").communication)
+    listener.follow([moved])
+    settle(listener)
+    broker.publish("q", "2")
+    assert hear(listener, moved, any_values).values == {"power": 2}
 
 
 def test_what_was_heard_of_a_meter_outlives_a_change_of_others(broker: Broker) -> None:

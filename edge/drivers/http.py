@@ -111,7 +111,7 @@ class HttpDriver:
             url=_url(self._endpoint, communication.target),
             method=communication.method,
             target=communication.target,
-            headers={"User-Agent": f"dlm-edge/{__version__}", **dict(communication.headers)},
+            headers=_headers(communication),
             body=communication.body,
             timeout_s=communication.timeout_s,
             # The machine's own clock, as the sockets': it is only waited for.
@@ -133,6 +133,13 @@ class HttpDriver:
 def _communication(meter: Meter) -> HttpCommunication:
     assert isinstance(meter.communication, HttpCommunication)
     return meter.communication
+
+
+def _headers(communication: HttpCommunication) -> dict[str, str]:
+    headers = dict(communication.headers)
+    if "user-agent" not in map(str.lower, headers):
+        headers["User-Agent"] = f"dlm-edge/{__version__}"
+    return headers
 
 
 def _url(endpoint: HttpEndpoint, target: str) -> str:

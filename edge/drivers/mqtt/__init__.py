@@ -81,10 +81,14 @@ class MqttListener:
         connection.subscribe(self._topics(self._meters))
 
     def follow(self, meters: Collection[Meter]) -> None:
-        """Hear these meters; see `Listener.follow`. What was heard of a meter is kept with it."""
+        """Hear these meters; see `Listener.follow`. What was heard of a meter is kept with it.
+
+        Also where it was changed, as long as it is heard in the same way.
+        """
         new = [meter for meter in meters if meter not in self._meters]
         before = self._users
-        self._meters = {meter: self._meters.get(meter) or MeterNews(meter) for meter in meters}
+        known = {meter.id: meter for meter in self._meters}
+        self._meters = {meter: self._news_of(meter, known.get(meter.id)) for meter in meters}
         self._users = {}
         for meter, news in self._meters.items():
             for topic in news.topics:
@@ -124,6 +128,12 @@ class MqttListener:
             self._connection.close()
             self._connection = None
             self._latest.clear()
+
+    def _news_of(self, meter: Meter, before: Meter | None) -> MeterNews:
+        heard = (meter.communication, meter.stale_after_ms)
+        if before is not None and heard == (before.communication, before.stale_after_ms):
+            return self._meters[before]
+        return MeterNews(meter)
 
     def _topics(self, meters: Collection[Meter]) -> dict[str, int]:
         topics: dict[str, int] = {}
