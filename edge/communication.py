@@ -8,7 +8,7 @@ share is `Communication`. Everything is immutable and compared by value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -143,13 +143,15 @@ class ModbusCommunication:
 
     def reads_like(self, other: Communication) -> bool:
         """See `Communication.reads_like`."""
-        return (
-            isinstance(other, ModbusCommunication)
-            and self.endpoint == other.endpoint
-            and self.unit_id == other.unit_id
-            and self.registers == other.registers
-            and self.sunspec == other.sunspec
-            and self.invert == other.invert
+        if not isinstance(other, ModbusCommunication):
+            return False
+        return self == replace(
+            other,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            request_delay_s=self.request_delay_s,
+            max_registers_per_request=self.max_registers_per_request,
+            max_gap=self.max_gap,
         )
 
 
@@ -263,15 +265,10 @@ class HttpCommunication:
 
     def reads_like(self, other: Communication) -> bool:
         """See `Communication.reads_like`."""
-        return (
-            isinstance(other, HttpCommunication)
-            and self.endpoint == other.endpoint
-            and self.target == other.target
-            and self.method == other.method
-            and self.body == other.body
-            and self.fields == other.fields
-            and self.invert == other.invert
-        )
+        if not isinstance(other, HttpCommunication):
+            return False
+        # A header may choose the meter, so all of them count.
+        return self == replace(other, timeout_s=self.timeout_s)
 
 
 def _bracketed(host: str) -> str:

@@ -105,7 +105,7 @@ def combine(
 ) -> dict[str, float]:
     """Make of what was read what it means: net power, sums of phases, the sign.
 
-    wanted: the quantities that the meter is registered with, whether they could be read or not.
+    wanted: the quantities that a reading of this meter consists of, be they there or not.
     Power is import − export where the meter gives them apart, and the sum of its phases where it
     gives no total; with a part missing it is left out, too.
     invert turns the sign of power, also by phase, and of reactive power. What is not signed stays

@@ -97,7 +97,7 @@ class LoadQuality(str, Enum):
 class Meter:
     """A registered device. Compared by identity: a changed meter is a new object.
 
-    slot: its place in the order of polling, the same after every restart. document: the
+    phase_index: its place in the order of polling, the same after every restart. document: the
     registration as accepted, in its outward spelling; what `state.json` keeps.
     """
 

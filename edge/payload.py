@@ -48,10 +48,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Quantity → the names that it may have in a JSON object, first come first served."""
 
+NAMED = ("power", "energy", "voltage", "current", "powerFactor", "frequency")
+"""Quantities that are looked for by name where a registration gives no path. Not powerExport: one
+device gives net power and its export beside it, another import and export, under the same names."""
+
 LONGEST_PATH = 1000
 """Characters of a JMESPath expression."""
 
-_QUANTITY_OF = {name: quantity for quantity, names in NAMES.items() for name in names}
+_QUANTITY_OF = {name: quantity for quantity in NAMED for name in NAMES[quantity]}
 _NAMES_WITH_UNIT = frozenset({"power_kw", "total_kwh"})
 _DEEPEST = 64
 """Levels of a document; what meters send has six at most. The parser recurses, and so do paths."""
@@ -86,8 +90,8 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL
 def read(payload: bytes, fields: Sequence[Field], *, fill: bool = False) -> dict[str, float | None]:
     """Give quantity → value in the quantity's unit, finite; None where the payload says "none".
 
-    A single number is for the one field without a path. fill: every further quantity that a JSON
-    object names is given too, as far as it is readable.
+    A single number is for the one field without a path. fill: every further quantity of NAMED that
+    a JSON object names is given too, as far as it is readable.
     Raises BadReply, with the start of the payload, when it is unreadable for one of the fields.
     """
     values, error = read_parts(payload, fields, fill=fill)
@@ -138,6 +142,42 @@ def numbers(payload: bytes, most: int = 40) -> dict[str, float]:
     except ValueError:
         return {}
     return dict(islice(_walk(document), most))
+
+
+def word(payload: bytes, path: str | None) -> str:
+    """Give the word that a payload comes to: its text, or what its JSON has at a path.
+
+    Raises BadReply where that is no text, number, true or false.
+    """
+    try:
+        text = _decoded(payload)
+        if path is None and text[:1] != '"':
+            return text
+        document = _parse(text)
+        found = document if path is None else _follow(document, path)
+        if isinstance(found, str):
+            return found.strip()
+        if not isinstance(found, bool | int | float):
+            raise ValueError("it has no word there")
+        return json.dumps(found)
+    except ValueError as exc:
+        raise _unreadable(payload, exc) from None
+
+
+def names_in(payload: bytes) -> frozenset[str]:
+    """Give the names in a JSON object, those in objects within it too; empty for anything else."""
+    try:
+        document = _parse(_decoded(payload))
+    except ValueError:
+        return frozenset()
+    return frozenset(_names_in(document, "")) if isinstance(document, dict) else frozenset()
+
+
+def _names_in(document: Mapping[str, Any], within: str) -> Iterator[str]:
+    for name, value in document.items():
+        yield f"{within}.{name}"
+        if isinstance(value, dict):
+            yield from _names_in(value, f"{within}.{name}")
 
 
 def likely_path(quantity: str, paths: Collection[str]) -> str | None:

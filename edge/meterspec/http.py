@@ -16,8 +16,9 @@ import attrs
 from edge.communication import Field, HttpCommunication, HttpEndpoint
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, structured
-from edge.meterspec.payloads import NAMED, PayloadKeys, payload_keys
+from edge.meterspec.payloads import PayloadKeys, payload_keys
 from edge.model import QUANTITY_NAMES
+from edge.payload import NAMED
 from edge.structure import (
     between,
     camel_case,

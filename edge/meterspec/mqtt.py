@@ -13,7 +13,6 @@ from edge.communication import Field, MqttCommunication, MqttEndpoint, TopicUse
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, structured
 from edge.meterspec.payloads import (
-    NAMED,
     PayloadKeys,
     path_faults,
     payload_keys,
@@ -21,6 +20,7 @@ from edge.meterspec.payloads import (
     topic_key,
 )
 from edge.model import QUANTITY_NAMES
+from edge.payload import NAMED
 from edge.structure import camel_case, key, keys_of, one_of
 
 

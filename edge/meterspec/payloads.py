@@ -13,9 +13,6 @@ from edge.model import QUANTITY_NAMES
 from edge.payload import check_path
 from edge.structure import shown, unknown_keys
 
-NAMED = ("power", "energy", "voltage", "current", "powerFactor", "frequency")
-"""Quantities that a payload may give under a known name, without a path."""
-
 LONGEST_TOPIC_BYTES = 1024
 """The protocol allows 65,535; no meter comes near, and every topic is kept and sent around."""
 

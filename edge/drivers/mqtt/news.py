@@ -12,17 +12,14 @@ next one on the same topic: an unreadable payload is an error until a readable o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-import jmespath
 
 from edge.communication import MqttCommunication, TopicUse
 from edge.decode import PHASES, combine
 from edge.errors import BadReply, Cause, MeterError, Refused
 from edge.model import Meter, Outcome
-from edge.payload import numbers, read, shown
+from edge.payload import numbers, read, shown, word
 
 _COUNTERS = frozenset({"energy", "energyExport"})
 _STATUS = {
@@ -102,6 +99,10 @@ class MeterNews:
         elif isinstance(self._broken.get(topic), Refused):
             del self._broken[topic]
 
+    def interrupted(self) -> None:
+        """Take in that messages may have been missed: nothing heard before is live any more."""
+        self._held = {name: replace(held, live=False) for name, held in self._held.items()}
+
     def outcome(self, now_mono_s: float) -> Outcome | None:
         """Give what is known now; None where there is nothing to say."""
         if self._offline is not None:
@@ -166,8 +167,12 @@ class MeterNews:
             )
 
     def _take_status(self, message: Message) -> MeterError | None:
-        word = _status_word(message.payload, self.communication.status_path)
-        online = _STATUS.get(word.casefold())
+        try:
+            said = word(message.payload, self.communication.status_path)
+        except BadReply as exc:
+            self._status_error = BadReply(f"Topic {message.topic}: {exc}", exc.cause)
+            return self._status_error
+        online = _STATUS.get(said.casefold())
         if online is None:
             error = BadReply(
                 f"Topic {message.topic} says {shown(message.payload)}, which is neither online nor "
@@ -182,7 +187,7 @@ class MeterNews:
                 "network.",
                 Cause.SAID_OFFLINE,
             )
-            self._held = {name: replace(held, live=False) for name, held in self._held.items()}
+            self.interrupted()
         return None
 
     # --- Making sense of it ----------------------------------------------------------------------
@@ -274,17 +279,3 @@ def _nothing_known(use: TopicUse, payload: bytes) -> BadReply:
         f"Topic {use.topic}: payload {shown(payload)} has no known name for {' or '.join(wanted)}; "
         f"{there}: set {wanted[0]}Path."
     )
-
-
-def _status_word(payload: bytes, path: str | None) -> str:
-    """The word that a status message comes to; empty for none."""
-    try:
-        text = payload.decode("utf-8-sig").strip()
-        if path is None and not text.startswith('"'):
-            return text
-        found = json.loads(text)
-        if path is not None:
-            found = jmespath.search(path, found)
-    except (ValueError, RecursionError):
-        return ""
-    return found.strip() if isinstance(found, str) else json.dumps(found)
