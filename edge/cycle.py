@@ -91,7 +91,7 @@ class Cycle:
         self._stopping = False
         self._lines: dict[Endpoint, LineThread] = {}
         self._plans: dict[Endpoint, LinePlan] = {}
-        self._probes: dict[Endpoint, list[Future[Probe]]] = {}
+        self._probes: dict[Endpoint, Future[Probe]] = {}
         self._lateness_s: list[float] = []
         self._load = _load_of(image.meters, limits)
         self._load_basis = (image.meters, limits)
@@ -113,8 +113,8 @@ class Cycle:
     def probe(self, meter: Meter) -> Future[Probe]:
         """Question a meter that is asked, registered or not, between its line's other reads.
 
-        Who does not want to wait any longer cancels the future. It is cancelled here where the
-        system refuses a thread for the line, or the service stops.
+        Who does not want to wait any longer cancels the future. It is cancelled here where another
+        probe is under way on the line, where the system refuses a thread, or the service stops.
         """
         request = _ProbeRequest(meter, Future())
         self._inbox.put(request)
@@ -222,23 +222,25 @@ class Cycle:
             self._changes.append(message)
 
     def _probe(self, request: _ProbeRequest) -> None:
-        """Hand a probe to the line of its meter, which is made for it if need be."""
-        if self._stopping:
-            request.done.cancel()
-            return
+        """Hand a probe to the line of its meter, which is made for it if need be.
+
+        One at a time: the line's own meters are not read meanwhile.
+        """
         endpoint = request.meter.communication.endpoint
-        line = self._lines.get(endpoint) or self._started(self._make_line(request.meter))
+        line = None
+        if not self._stopping and endpoint not in self._probes:
+            line = self._lines.get(endpoint) or self._started(self._make_line(request.meter))
         if not isinstance(line, PollLine):
             request.done.cancel()
             return
         self._lines[endpoint] = line
-        self._probes.setdefault(endpoint, []).append(request.done)
+        self._probes[endpoint] = request.done
         line.probe(request.meter, request.done)
 
     def _end_probes(self) -> None:
         """Let lines go that were there for a probe only."""
-        for endpoint, probes in list(self._probes.items()):
-            if all(probe.done() for probe in probes):
+        for endpoint, probe in list(self._probes.items()):
+            if probe.done():
                 del self._probes[endpoint]
                 if endpoint not in self._plans:
                     self._lines.pop(endpoint).stop()

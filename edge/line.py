@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 from edge.clock import Clock
 from edge.drivers import Driver, Line, Listener
-from edge.errors import LineError, MeterError, NoReply, Refused
+from edge.errors import Cause, LineError, MeterError, NoReply, Refused
 from edge.model import LineState, MessageCounts, Meter, Outcome, PollEnd, PollResult, Probe, Reading
 from edge.plausibility import hints
 from edge.schedule import Read
@@ -135,34 +135,54 @@ class PollLine(LineThread):
     ) -> None:
         super().__init__(name, driver, deliver, clock)
         self._driver = driver
-        self._jobs: SimpleQueue[Read | _ProbeJob | None] = SimpleQueue()
+        self._reads: SimpleQueue[Read | None] = SimpleQueue()
+        self._probes: SimpleQueue[_ProbeJob] = SimpleQueue()
+        self._stopping = False
 
     def submit(self, read: Read) -> None:
         """Queue a read; its result goes to `deliver`. At most one per meter may be pending."""
-        self._jobs.put(read)
+        self._reads.put(read)
 
     def probe(self, meter: Meter, done: Future[Probe]) -> None:
-        """Queue a probe of a meter, registered or not; a future that was cancelled is skipped."""
-        self._jobs.put(_ProbeJob(meter, done))
+        """Queue a probe of a meter, registered or not, behind all reads that are pending.
+
+        A future that was cancelled is skipped.
+        """
+        self._probes.put(_ProbeJob(meter, done))
+        self._reads.put(None)  # to wake the thread
 
     def stop(self) -> None:
         """Ask the thread to end after what is under way; probes that wait are still served."""
         self.plan = NO_PLAN
-        self._jobs.put(None)
+        self._stopping = True
+        self._reads.put(None)
 
     def _serve(self) -> None:
         known = self.plan
-        while (job := self._jobs.get()) is not None:
+        while True:
+            read = self._reads.get()
             plan = self.plan
-            if isinstance(job, _ProbeJob):
-                if job.done.set_running_or_notify_cancel():
-                    job.done.set_result(self._driver.probe(job.meter))
-                    self._note_state(None)
-            elif job.meter in plan.meters:
-                self._deliver(self.poll(job, plan))
+            if read is not None and read.meter in plan.meters:
+                self._deliver(self.poll(read, plan))
+            if self._reads.empty():
+                self._probe_next()
+                if self._stopping and self._reads.empty():
+                    return
             if plan is not known:
                 self._driver.forget(plan.meters)
                 known = plan
+
+    def _probe_next(self) -> None:
+        """Serve one probe, if any waits: the meters that are due come first."""
+        if self._probes.empty():
+            return
+        job = self._probes.get()
+        if job.done.set_running_or_notify_cancel():
+            job.done.set_result(self._driver.probe(job.meter))
+            if self._line.connected:
+                self._note_state(None)
+        if not self._probes.empty():
+            self._reads.put(None)
 
     def poll(self, read: Read, plan: LinePlan) -> PollResult:
         """Read one meter, whatever comes. Blocks; line thread only."""
@@ -212,9 +232,12 @@ class ListenLine(LineThread):
     def listen(self, plan: LinePlan) -> None:
         """Hear once, for LISTEN_S at most where the line is open. Line thread only."""
         was_open = False
+        opened = self._line.opened
         try:
             self._open(max(meter.communication.timeout_s for meter in plan.meters))
             was_open = True
+            if self._line.opened != opened and (opened or self._told):
+                self._tell_gap(plan)
             news = self._listener.listen(LISTEN_S)
         except LineError as exc:
             if was_open and self._clock.mono_s() < self._opened_mono_s + SHORT_LIVED_S:
@@ -234,6 +257,16 @@ class ListenLine(LineThread):
 
     def _heard(self) -> MessageCounts | None:
         return self._listener.counts
+
+    def _tell_gap(self, plan: LinePlan) -> None:
+        """Tell all meters that messages may have been missed: what they last said may be over."""
+        gap = NoReply(
+            f"{self.state.name} was not connected for a while, so a message may have been missed; "
+            "waiting for a fresh one.",
+            Cause.CONNECTION_LOST,
+        )
+        for meter in plan.meters:
+            self._deliver(_result(meter, Outcome(error=gap), None, plan.grid_capacity_kw, 0.0))
 
     def _tell_lost(self, error: LineError, plan: LinePlan) -> None:
         """Tell the meters, each once, when the line did not come back at once."""

@@ -155,14 +155,6 @@ class Registry:
         except Faulty as exc:
             raise _invalid(exc.faults) from None
 
-    def parse_trial(self, document: Any) -> Meter:
-        """As `parse`, and check that the meter's line does not clash with a registered one's."""
-        meter = self.parse(document)
-        conflicts = line_conflicts(meter, self.meters)
-        if conflicts:
-            raise _invalid(conflicts)
-        return meter
-
     def _find(self, meter_id: str) -> Meter:
         for meter in self.meters:
             if meter.id == meter_id:

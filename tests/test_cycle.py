@@ -392,17 +392,15 @@ def test_a_line_is_made_for_a_probe_and_ends_after_it() -> None:
     assert line.stopped
 
 
-def test_two_probes_of_one_endpoint_share_its_line() -> None:
+def test_a_line_takes_one_probe_at_a_time() -> None:
     bench = Bench()
     one, two = on_line("One", "a.lan"), on_line("Two", "a.lan", meterType="zone")
     first, second = bench.cycle.probe(one), bench.cycle.probe(two)
     bench.step()
     line = bench.lines[one.line]
-    assert line.probes == [(one, first), (two, second)]
-    first.set_result(Probe())
-    bench.step()
-    assert not line.stopped
-    assert second.cancel(), "who gave up waits for nothing"
+    assert line.probes == [(one, first)]
+    assert second.cancelled(), "its own meters are not read meanwhile"
+    assert first.cancel(), "who gave up waits for nothing"
     bench.step()
     assert line.stopped
     bench.cycle.probe(one)

@@ -389,19 +389,20 @@ def test_a_bug_in_a_driver_closes_the_wire_and_is_not_hidden(
 # --- Probes --------------------------------------------------------------------------------------
 
 
-def test_a_probe_takes_its_turn_between_the_reads() -> None:
+def test_a_probe_waits_for_the_reads_that_are_due() -> None:
     meter, stranger = a_meter("Main"), a_meter("Stranger")
     running = Running(meter)
     running.submit(meter)
     done = running.probe(stranger)
     running.submit(meter)
-    running.go.release()
+    running.go.release(2)
     wait_until(lambda: running.driver.probed == [stranger])
-    assert len(running.delivered) == 1
+    assert len(running.delivered) == 2
     assert not done.done()
+    running.submit(meter)
     running.go.release(2)
     assert done.result(timeout=5).later_s == 1.0
-    wait_until(lambda: len(running.delivered) == 2)
+    wait_until(lambda: len(running.delivered) == 3)
     running.end()
     assert running.most_in_flight == 1
 

@@ -203,10 +203,20 @@ def test_a_broker_that_comes_late_or_restarts_is_no_fault_of_the_service(
         assert "Nothing listens" in wait_for(service, id_, status="error")["lastError"]
         for power_kw in (1.5, 2.5):
             broker.start()
-            subscribed(service, broker)
+            path = f"/api/energy-meters/{id_}"
+            service.wait_until(
+                lambda path=path: "a fresh one" in service.data(path)["lastError"],
+                "what was heard before the gap is not live any more",
+            )
+            assert service.data(path)["status"] == "error"
             with publisher(broker) as device:
-                device.say("building/energy/power", str(power_kw))
-                wait_for(service, id_, status="online", currentPower=power_kw)
+
+                def published(device: Publisher = device, power_kw: float = power_kw) -> bool:
+                    device.say("building/energy/power", str(power_kw))
+                    meter = service.data(path)
+                    return (meter["status"], meter["currentPower"]) == ("online", power_kw)
+
+                service.wait_until(published, "heard again")
             broker.stop()
             service.wait_until(
                 lambda: not any(line["connected"] for line in service.data("/api/system")["lines"]),

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge import render
+from edge import meterspec, render
 from edge.errors import RequestError
 from edge.meterspec import References
 from edge.meterspec.secrets import HIDDEN, carry_over, hidden_secrets, redacted
 from edge.model import Meter, MeterState
 from edge.registry import Registry, load_state
-from edge.structure import merge_patch
+from edge.structure import camel_case, keys_of, merge_patch
 from edge.template import parse_template
 from tests.registrations import faults_of, parse
 
@@ -52,6 +55,25 @@ WITH_SECRETS: dict[str, dict[str, Any]] = {
     "headers.X-API-Key": {"headers": {"X-API-Key": SECRET, "X-Site": "north"}},
 }
 """Path of the secret below `communication` → keys that hold it."""
+
+
+def key_classes() -> Iterator[type]:
+    """The classes that keys of a registration are declared in, of all protocols."""
+    for module in pkgutil.iter_modules(meterspec.__path__, "edge.meterspec."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and attrs.has(value):
+                yield value
+
+
+def test_every_key_that_is_declared_secret_is_hidden() -> None:
+    secret = {
+        name
+        for cls in key_classes()
+        for name, attribute in keys_of(cls, camel_case).items()
+        if not attribute.repr
+    }
+    assert secret >= {"authToken", "password"}
+    assert redacted(dict.fromkeys(secret, SECRET)) == dict.fromkeys(secret, HIDDEN)
 
 
 @pytest.fixture
@@ -247,7 +269,7 @@ def test_another_origin_needs_the_secret_again(
     update = {**(redacted(given) if repeated else {}), "url": url}
     ((where, message),) = faults_of_update(registry, meter, update).items()
     assert where == path
-    assert message.startswith("must be given again: the update leads to ")
+    assert message.startswith("must be given again: the update leads elsewhere")
     changed = registry.update(meter.id, {"communication": {**given, "url": url}})
     assert communication_of(changed)["url"] == url
 

@@ -114,7 +114,7 @@ def remove_meter(context: Context) -> Response:
 
 def try_meter(context: Context) -> Response:
     """Say what a registration would read now, and what is wrong with it; registers nothing."""
-    meter = context.service.registry.parse_trial(_json_body(context.request))
+    meter = context.service.registry.parse(_json_body(context.request))
     probe = context.service.probe(meter)
     grid_capacity_kw = context.snapshot.load.grid_capacity_kw
     return _answer(render.diagnosis(diagnose(meter, probe, grid_capacity_kw), meter))

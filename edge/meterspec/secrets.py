@@ -12,12 +12,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edge.errors import Fault
+from edge.meterspec.http import HttpKeys
 from edge.meterspec.keys import PATH
+from edge.meterspec.modbus import ModbusKeys
+from edge.meterspec.mqtt import MqttKeys
 from edge.model import Meter
+from edge.structure import camel_case, keys_of
 
 HIDDEN = "***"
 
-_KEYS = ("authToken", "password")
+_KEYS = tuple(
+    name
+    for keys in (ModbusKeys, MqttKeys, HttpKeys)
+    for name, attribute in keys_of(keys, camel_case).items()
+    if not attribute.repr  # as `key(secret=True)` makes it
+)
 _HEADER = re.compile(r"auth|token|secret|pass|pwd|cookie|credential|signature|session|key", re.I)
 
 _Path = tuple[str, ...]
@@ -60,14 +69,17 @@ def hidden_secrets(communication: Mapping[str, Any]) -> list[Fault]:
 
 
 def not_carried(old: Meter, patch: Mapping[str, Any], new: Meter) -> list[Fault]:
-    """A fault for each stored secret that an update would send to another line."""
-    if old.communication.endpoint.name == new.communication.endpoint.name:
+    """A fault for each stored secret that an update would send elsewhere, or to whom it may be.
+
+    Another certificate that is trusted, or none that is asked for, is another line.
+    """
+    if old.communication.endpoint == new.communication.endpoint:
         return []
     return [
         Fault(
             ".".join((PATH, *path)),
-            f"must be given again: the update leads to {new.communication.endpoint.name}, and a "
-            "stored secret is not sent elsewhere",
+            "must be given again: the update leads elsewhere or trusts other certificates, and a "
+            "stored secret goes only where it was given for",
         )
         for path in _secrets(new.document[PATH])
         if _at(patch, (PATH, *path)) in (None, HIDDEN)
