@@ -201,22 +201,24 @@ def test_a_broker_that_comes_late_or_restarts_is_no_fault_of_the_service(
     with Service(tmp_path, config=broker_config(broker)) as service:
         id_ = service.register(MQTT_METER)["id"]
         assert "Nothing listens" in wait_for(service, id_, status="error")["lastError"]
+        path = f"/api/energy-meters/{id_}"
+
+        def heard(device: Publisher, power_kw: float) -> bool:
+            device.say("building/energy/power", str(power_kw))
+            meter = service.data(path)
+            return bool(meter["status"] == "online" and meter["currentPower"] == power_kw)
+
         for power_kw in (1.5, 2.5):
             broker.start()
-            path = f"/api/energy-meters/{id_}"
             service.wait_until(
-                lambda path=path: "a fresh one" in service.data(path)["lastError"],
+                lambda: "a fresh one" in (service.data(path)["lastError"] or ""),
                 "what was heard before the gap is not live any more",
             )
             assert service.data(path)["status"] == "error"
             with publisher(broker) as device:
-
-                def published(device: Publisher = device, power_kw: float = power_kw) -> bool:
-                    device.say("building/energy/power", str(power_kw))
-                    meter = service.data(path)
-                    return (meter["status"], meter["currentPower"]) == ("online", power_kw)
-
-                service.wait_until(published, "heard again")
+                service.wait_until(
+                    lambda device=device, power_kw=power_kw: heard(device, power_kw), "heard again"
+                )
             broker.stop()
             service.wait_until(
                 lambda: not any(line["connected"] for line in service.data("/api/system")["lines"]),
