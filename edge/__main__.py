@@ -101,14 +101,16 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
 
     config = _load(args)
     try:
-        references = References(library_of(config), config.mqtt.all())
+        library = library_of(config)
+        references = References(library, config.mqtt.all())
         state = load_state(Path(config.state.dir), references, set_aside=False)
     except StateError as exc:
         print(exc, file=sys.stderr)
         return 2
-    for notice in state.notices:
-        print(notice, file=sys.stderr)
-    if state.notices:
+    faults = [*state.notices, *library.listing().faults]
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
         return 2
     print(f"The configuration is sound; {len(state.meters)} meters are registered.")
     return 0

@@ -249,6 +249,18 @@ def test_check_says_that_only_the_backup_is_sound(
     assert "the 1 meters of state.json.bak are used" in capsys.readouterr().err
 
 
+def test_check_names_the_faults_of_ones_own_templates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "maker-model.toml").write_text('title = "Broken"\n')
+    file = tmp_path / "edge.toml"
+    file.write_text(f'[templates]\ndir = "{folder}"\n')
+    assert main(["check", "--config", str(file), "--state-dir", str(tmp_path)]) == 2
+    assert f"{folder / 'maker-model.toml'}: source: is missing" in capsys.readouterr().err
+
+
 def test_check_says_that_the_state_cannot_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
