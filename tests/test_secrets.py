@@ -274,6 +274,14 @@ def test_another_origin_needs_the_secret_again(
     assert communication_of(changed)["url"] == url
 
 
+@pytest.mark.parametrize("trust", [{"verifyTls": False}, {"caFile": "/etc/another.pem"}], ids=str)
+def test_another_trust_needs_the_secret_again(registry: Registry, trust: dict[str, Any]) -> None:
+    meter = registry.add(registration(authToken=SECRET))
+    assert faults_of_update(registry, meter, trust).keys() == {"authToken"}
+    assert faults_of_update(registry, meter, {**trust, "authToken": HIDDEN}).keys() == {"authToken"}
+    registry.update(meter.id, {"communication": {**trust, "authToken": SECRET}})
+
+
 def test_another_origin_needs_no_secret_that_is_removed(registry: Registry) -> None:
     meter = registry.add(registration(authToken=SECRET))
     registry.update(meter.id, {"communication": {"url": "https://other/x", "authToken": None}})
