@@ -20,16 +20,15 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from edge import __version__
 from edge.api.routes import Api, Service, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
-from edge.communication import MqttEndpoint
 from edge.config import Config, changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
-from edge.drivers import Listener, load_driver, make_driver, make_listener
+from edge.drivers import Driver, Listener, load_driver, make_driver
 from edge.errors import ConfigError, DlmError, StateError
 from edge.image import ProcessImage
 from edge.library import library_of
@@ -131,7 +130,7 @@ class App:
             snapshot=lambda: self._cycle.snapshot,
             registry=self._registry,
             library=self._library,
-            probe=Prober(self._cycle.probe, self._make_listener).probe,
+            probe=Prober(self._cycle.probe, self._make_driver).probe,
             metrics=self._cycle.metrics,
             clock=self._clock,
             about={
@@ -163,17 +162,14 @@ class App:
         return self._cycle.change_meters(meters)
 
     def _make_line(self, meter: Meter) -> LineThread:
+        driver = self._make_driver(meter)
         if meter.poll_interval_ms is None:
-            listener = self._make_listener(meter)
+            listener = cast(Listener, driver)
             return ListenLine(meter.line, listener, self._image.put, self._clock)
-        driver = make_driver(meter.protocol, meter.communication.endpoint, self._clock)
-        return PollLine(meter.line, driver, self._image.put, self._clock)
+        return PollLine(meter.line, cast(Driver, driver), self._image.put, self._clock)
 
-    def _make_listener(self, meter: Meter) -> Listener:
-        endpoint = meter.communication.endpoint
-        assert isinstance(endpoint, MqttEndpoint)  # no other protocol has listeners yet
-        settings = self._config.mqtt.all()[endpoint.broker]
-        return make_listener(meter.protocol, endpoint, self._clock, settings)
+    def _make_driver(self, meter: Meter) -> Driver | Listener:
+        return make_driver(meter, self._clock, self._config)
 
     def _register_all(self, registrations: Sequence[Mapping[str, Any]]) -> None:
         known = {meter.name.casefold(): meter.id for meter in self._registry.meters}

@@ -9,7 +9,7 @@ from edge.communication import ModbusCommunication, Register
 from edge.errors import Cause
 from edge.interpret import Interpretation, contradictions, interpretations
 from edge.model import Exchange, Finding, Meter, Probe, Quality
-from edge.plausibility import hints
+from edge.plausibility import complaints
 
 _COUNTERS = frozenset({"energy", "energyExport"})
 _SOONEST_H = 24.0
@@ -38,9 +38,9 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
     outcome = probe.outcome
     values = outcome.values if outcome is not None else {}
     raw = outcome.raw if outcome is not None else {}
-    implausible = hints(values, raw, meter.meter_type, grid_capacity_kw)
-    possible = {name: value for name, value in values.items() if not _is_told(name, implausible)}
-    wrong = (*implausible, *contradictions(possible))
+    implausible = complaints(values, raw, meter.meter_type, grid_capacity_kw)
+    possible = {name: value for name, value in values.items() if name not in implausible}
+    wrong = {**implausible, **contradictions(possible)}
     communication = meter.communication
     registers = communication.registers if isinstance(communication, ModbusCommunication) else ()
     halves = _half_counters(registers, values, grid_capacity_kw)
@@ -57,24 +57,20 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
         )
     findings = [
         *probe.findings,
-        *(Finding(Cause.WRONG_VALUES, sentence) for sentence in wrong),
+        *(Finding(Cause.WRONG_VALUES, sentence) for sentence in wrong.values()),
         *_findings_of_halves(halves, others, registers),
-        *_doubts(others, wrong, halves),
+        *_doubts(others, wrong.keys() | halves.keys()),
     ]
     if not findings:
         findings = [_nothing_wrong(values, registers)]
     return Diagnosis(
         exchanges=probe.exchanges,
         values=values,
-        quality=_quality(probe, values, implausible),
-        hints=implausible,
+        quality=_quality(probe, values, is_suspect=bool(implausible)),
+        hints=tuple(implausible.values()),
         findings=tuple(findings),
         interpretations=others,
     )
-
-
-def _is_told(name: str, sentences: Sequence[str]) -> bool:
-    return any(sentence.startswith(f"{name} ") for sentence in sentences)
 
 
 def _half_counters(
@@ -120,13 +116,14 @@ def _is_longer(other: Interpretation, taken: Collection[int]) -> bool:
 
 
 def _doubts(
-    others: Mapping[str, tuple[Interpretation, ...]],
-    told: Sequence[str],
-    halves: Mapping[str, float],
+    others: Mapping[str, tuple[Interpretation, ...]], told: Collection[str]
 ) -> Iterator[Finding]:
-    """Name the quantities that are not impossible, but better read otherwise."""
+    """Name the quantities that are not impossible, but better read otherwise.
+
+    told: of these something was said already.
+    """
     for name, interpreted in others.items():
-        if interpreted and name not in halves and not _is_told(name, told):
+        if interpreted and name not in told:
             best = interpreted[0]
             yield Finding(
                 Cause.WRONG_VALUES,
@@ -159,9 +156,9 @@ def _nothing_wrong(values: Mapping[str, float], registers: Sequence[Register]) -
     return Finding(Cause.NONE, "Everything was read, and the values are plausible.")
 
 
-def _quality(probe: Probe, values: Mapping[str, float], implausible: tuple[str, ...]) -> Quality:
+def _quality(probe: Probe, values: Mapping[str, float], *, is_suspect: bool) -> Quality:
     if not values or probe.outcome is None:
         return Quality.NONE
     if not probe.outcome.live:
         return Quality.STALE
-    return Quality.SUSPECT if implausible else Quality.GOOD
+    return Quality.SUSPECT if is_suspect else Quality.GOOD

@@ -26,7 +26,7 @@ from fractions import Fraction
 
 from edge.communication import Register
 from edge.decode import decode_register
-from edge.physics import PHASES, Site, active_kw, agrees, apparent_kva, family
+from edge.physics import PHASE_SUFFIXES, Site, active_kw, agrees, apparent_kva, family
 
 _TINIEST = 1e-6
 """No meter resolves a milliwatt, a microampere or a microvolt: a float below is no measurement."""
@@ -114,14 +114,14 @@ def interpretations(
     return found
 
 
-def contradictions(values: Mapping[str, float]) -> tuple[str, ...]:
-    """Say where power and U·I cannot both be true: a sentence each, with the likely mistake.
+def contradictions(values: Mapping[str, float]) -> dict[str, str]:
+    """Say where power and U·I cannot both be true: the power → a sentence with the likely mistake.
 
     values: quantity → value, in kW, V, A. A voltage may be between lines or to neutral, a current
     that of one phase or the sum, so only what no such case explains is told.
     """
-    found = []
-    for phase in ("", *PHASES):
+    found = {}
+    for phase in ("", *PHASE_SUFFIXES):
         apparent, active = apparent_kva(values, phase), active_kw(values, phase)
         if apparent is None or active is None or agrees(values, phase) is not False:
             continue
@@ -137,11 +137,11 @@ def contradictions(values: Mapping[str, float]) -> tuple[str, ...]:
                     f"{_decimal(Fraction(10) ** -exponent)}"
                 )
                 break
-        found.append(
+        found[f"power{phase}"] = (
             f"power{phase} reads {power_kw:.7g} kW, but voltage and current make "
             f"{apparent[0]:.4g} to {apparent[1]:.4g} kVA: {remedy}."
         )
-    return tuple(found)
+    return found
 
 
 # --- Candidates ----------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class _Probe:
     def at_odds(self, registers: Sequence[Register], facts: Mapping[str, float]) -> set[str]:
         """Name the quantities of which one must be wrong: P against U·I, and against counters."""
         names: set[str] = set()
-        for phase in ("", *PHASES):
+        for phase in ("", *PHASE_SUFFIXES):
             if agrees(facts, phase) is False:
                 names |= {f"power{phase}", f"current{phase}"}
         for register in registers:
@@ -321,7 +321,7 @@ class _Probe:
         """Weigh a reading, already among the facts, against the other quantities."""
         if family(register.quantity) == "energy":
             return {True: 2.5, None: 0.0, False: -2.0}[self._rise_agrees(register, facts)]
-        verdicts = (agrees(facts, phase) for phase in ("", *PHASES))
+        verdicts = (agrees(facts, phase) for phase in ("", *PHASE_SUFFIXES))
         return math.fsum({True: 1.5, None: 0.0, False: -2.0}[verdict] for verdict in verdicts)
 
     def _can_rise_so(self, register: Register, value: float) -> bool:

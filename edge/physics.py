@@ -1,8 +1,26 @@
 """What a meter at a site can measure, as far as physics tells: possible, usual, and in agreement.
 
-Wide on purpose: a voltage may be between lines or to neutral, a current that of one phase or the
-sum of three, and flows in and out over different phases cancel out. Values are in the quantities'
-units: kW, kWh, V, A, Hz; `phase` is `L1` to `L3`, or empty for the total.
+The limits of what is possible are wide on purpose, since what lies outside of them is wrong beyond
+doubt: no building draws 20 times its grid connection, no mains runs at 0.01 Hz.
+
+    power        within 20 times the grid capacity: a site may swing far, but a value in W that is
+                 taken for kW is 1000 times too large. In the direction that makes power seem free
+                 (production of `solar`, export of `grid` and `building`) within 2 times, since
+                 there a wrong value does harm.
+    current      what that makes at 100 V.
+    energy       what the whole grid capacity makes in 50 years; a counter does not fall below 0.
+    voltage      50..1000 V. Low voltage ends at 1000 V AC (IEC 60038), which includes 690 V
+                 industrial networks; 50 V is below the 57.7 V of a phase behind 100 V voltage
+                 transformers, and above a 230 V or 400 V that is 10 times too small.
+    frequency    45..65 Hz: 50 Hz and 60 Hz networks with room for a generator; EN 50160 keeps an
+                 interconnected 50 Hz network within 47..52 Hz at all times.
+    powerFactor  -1..1, and 0.01 more for the meter's own rounding.
+
+Two cases of no voltage are real: an inverter asleep at night, and one dead phase beside a live one.
+
+A voltage may be between lines or to neutral, a current that of one phase or the sum of three, and
+flows in and out over different phases cancel out. Values are in the quantities' units: kW, kWh, V,
+A, Hz; `phase` is `L1` to `L3`, or empty for the total.
 """
 
 from __future__ import annotations
@@ -13,23 +31,25 @@ from dataclasses import dataclass
 
 from edge.model import CONSUMING_TYPES
 
-PHASES = ("L1", "L2", "L3")
+PHASE_SUFFIXES = ("L1", "L2", "L3")
 
 _POWERS = frozenset(
     ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower")
 )
 _ENERGIES = frozenset(("energy", "energyExport"))
+_PHASE_VOLTAGES = tuple(f"voltage{phase}" for phase in PHASE_SUFFIXES)
 
-_POSSIBLE_LOAD = 20
-"""Beyond so many grid capacities nothing is possible, as for a reading that is marked suspect."""
-_FREEING_LOAD = 2
-"""The same in the direction that raises what is free."""
+POSSIBLE_LOAD = 20
+"""Largest power, in grid capacities."""
+FREEING_LOAD = 2
+"""Largest power in the direction that raises what is free, in grid capacities."""
 _LIKELY_LOAD = 1.5
 """Beyond so many grid capacities nothing is usual."""
 _SERVICE_LIFE_H = 50 * 8760
 _LEAST_V = 50.0
 _MOST_V = 1000.0
-"""Where low voltage ends (IEC 60038)."""
+_STRAY_V = 10.0
+"""What a phase may still show behind a blown fuse, V."""
 _LEAST_MAINS_KV = 0.1
 _NOMINAL_V = (120.0, 230.0, 400.0)
 _IDLE_KW = 0.1
@@ -53,24 +73,28 @@ class Site:
     @property
     def most_kw(self) -> float:
         """The largest power that is possible at all."""
-        return _POSSIBLE_LOAD * self.grid_capacity_kw
+        return POSSIBLE_LOAD * self.grid_capacity_kw
 
     def is_possible(self, quantity: str, values: Mapping[str, float]) -> bool:
         """Whether a value can be true at all, the others given."""
-        value = values[quantity]
-        kind = family(quantity)
-        if value == 0.0 and kind in ("voltage", "frequency") and self.meter_type == "solar":
-            return True  # asleep
-        low, high = self._limits(quantity)
-        if quantity.startswith("voltageL") and any(
-            values.get(f"voltage{phase}", 0.0) >= _LEAST_V for phase in PHASES
-        ):
-            low = 0.0  # a dead phase beside a live one is a blown fuse, and no wrong address
-        return low <= value <= high
+        low, high = self.limits(quantity)
+        if low <= values[quantity] <= high:
+            return True
+        return self._is_asleep(quantity, values) or _is_dead_phase(quantity, values)
 
-    def _limits(self, quantity: str) -> tuple[float, float]:
+    def _is_asleep(self, quantity: str, values: Mapping[str, float]) -> bool:
+        """Whether it is the zero of an inverter without sun, which says of no power but 0."""
+        return (
+            self.meter_type == "solar"
+            and family(quantity) in ("voltage", "frequency")
+            and values[quantity] == 0.0
+            and values.get("power", 0.0) == 0.0
+        )
+
+    def limits(self, quantity: str) -> tuple[float, float]:
+        """Give the least and the largest value that are possible by themselves."""
         most_kw = self.most_kw
-        freeing_kw = _FREEING_LOAD * self.grid_capacity_kw
+        freeing_kw = FREEING_LOAD * self.grid_capacity_kw
         if quantity == "power" and self.meter_type in CONSUMING_TYPES:
             return -freeing_kw, most_kw
         if quantity == "power" and self.meter_type == "solar":
@@ -87,14 +111,14 @@ class Site:
     def usualness(self, quantity: str, value: float) -> float | None:
         """Give points for how usual a value is, about -1 to 2; None for one not to be believed."""
         kind, size = family(quantity), abs(value)
-        low, high = self._limits(quantity)
+        low, high = self.limits(quantity)
         likely_kw = _LIKELY_LOAD * self.grid_capacity_kw
         least, most = {
             "power": (0.001, likely_kw),
             "energy": (0.1, high),
             "voltage": (100.0, 480.0),
             "current": (0.01, likely_kw / _LEAST_MAINS_KV),
-            "frequency": (45.0, 65.0),
+            "frequency": (low, high),
             "powerFactor": (0.01, 1.0),
         }[kind]
         if not (least <= size <= most and low <= value <= high):
@@ -108,15 +132,21 @@ class Site:
         return 0.0
 
 
+def _is_dead_phase(quantity: str, values: Mapping[str, float]) -> bool:
+    """Whether it is the voltage of a phase behind a blown fuse, and no wrong address."""
+    another_lives = any(_LEAST_V <= values.get(name, 0.0) <= _MOST_V for name in _PHASE_VOLTAGES)
+    return quantity in _PHASE_VOLTAGES and 0.0 <= values[quantity] <= _STRAY_V and another_lives
+
+
 def apparent_kva(values: Mapping[str, float], phase: str) -> tuple[float, float] | None:
     """Give the least and the most apparent power that voltage and current can mean, kVA.
 
     None where they are not known, or the voltage is none.
     """
     if not phase:
-        parts = [apparent_kva(values, each) for each in PHASES]
+        parts = [apparent_kva(values, each) for each in PHASE_SUFFIXES]
         known = [part for part in parts if part is not None]
-        if len(known) == len(PHASES):
+        if len(known) == len(PHASE_SUFFIXES):
             return math.fsum(low for low, _ in known), math.fsum(high for _, high in known)
     voltage = values.get(f"voltage{phase}", values.get("voltage"))
     current = values.get(f"current{phase}")

@@ -1,26 +1,13 @@
 """Tell whether a reading is physically possible, and if not, what is most likely set wrong.
 
 A meter that is read at the wrong address, type, word order or scale still answers, and its numbers
-look like any others. They are caught by what they would mean: no building draws 20 times its grid
-connection, no mains runs at 0.01 Hz. The ranges are wide on purpose: what lies outside of them is
-wrong beyond doubt, so such a reading may be kept from the load calculation.
-
-    power        within 20 times the grid capacity: a site may swing far, but a value in W that is
-                 taken for kW is 1000 times too large. In the direction that makes power seem free
-                 (production of `solar`, export of `grid` and `building`) within 2 times, since
-                 there a wrong value does harm. An integer at the end of its type's range is "not
-                 available" to most meters, and a float below a nanowatt is a swapped one, or an
-                 integer: no meter resolves that.
-    voltage      50..1000 V. Low voltage ends at 1000 V AC (IEC 60038), which includes 690 V
-                 industrial networks; 50 V is below the 57.7 V of a phase behind 100 V voltage
-                 transformers, and above a 230 V or 400 V that is 10 times too small.
-    frequency    45..65 Hz: 50 Hz and 60 Hz networks with room for a generator; EN 50160 keeps an
-                 interconnected 50 Hz network within 47..52 Hz at all times.
-    powerFactor  -1..1, and 0.01 more for the meter's own rounding.
+look like any others. They are caught by what they would mean: what lies outside of the limits in
+`physics` is wrong beyond doubt, so such a reading may be kept from the load calculation.
 
 Zero volts are suspect too: a wrong address often holds the empty high word of a counter, and its
-power of 0 kW would make the building look empty for ever. Two cases of zero are real: an inverter
-asleep at night, and one dead phase beside a live one.
+power of 0 kW would make the building look empty for ever. So are some powers within the range: an
+integer at the end of its type's range is "not available" to most meters, and a float below a
+nanowatt is a swapped one, or an integer: no meter resolves that.
 
 The raw words tell the causes apart. Each is tried in turn: the words are read the other way, and
 where that gives a believable value, it is the advice. What is merely a wrong scale leaves no trace
@@ -36,20 +23,11 @@ from decimal import Decimal
 from itertools import islice
 
 from edge.communication import RawWords, Register
-from edge.model import CONSUMING_TYPES, QUANTITIES
+from edge.model import QUANTITIES
+from edge.physics import FREEING_LOAD, POSSIBLE_LOAD, Site, family
 
-_POWERS = frozenset(
-    ("power", "powerExport", "powerL1", "powerL2", "powerL3", "reactivePower", "apparentPower")
-)
-_PHASE_VOLTAGES = frozenset(("voltageL1", "voltageL2", "voltageL3"))
-_ZERO_WHEN_ASLEEP = _PHASE_VOLTAGES | {"voltage", "frequency"}
-
-_POWER_LIMIT = 20
-"""Largest power, in grid capacities."""
-_FREEING_POWER_LIMIT = 2
-"""Largest power in the direction that raises what is free, in grid capacities."""
-_STRAY_V = 10.0
-"""What a phase may still show behind a blown fuse, V."""
+_JUDGED = frozenset(("power", "voltage", "frequency", "powerFactor"))
+"""Families of quantities; what a counter or a current says is used for nothing that could harm."""
 _TINIEST_KW = 1e-12
 _TINIEST_FLOAT = 1e-37
 """Small integers that are read as float32 or float64 come out below this."""
@@ -78,86 +56,75 @@ class _Range:
         return value in self and self.least <= abs(value) <= self.most
 
 
-_VOLTAGE = _Range(50.0, 1000.0, least=50.0, most=1000.0)
-_FREQUENCY = _Range(45.0, 65.0, least=45.0, most=65.0)
-_POWER_FACTOR = _Range(-1.01, 1.01, least=0.001, most=1.01)
-
-
 def hints(
     values: Mapping[str, float],
     raw: RawWords,
     meter_type: str,
     grid_capacity_kw: float,
 ) -> tuple[str, ...]:
-    """Say what in a reading cannot be true: one sentence for each such quantity, or nothing.
+    """Say what in a reading cannot be true: the sentences of `complaints`."""
+    return tuple(complaints(values, raw, meter_type, grid_capacity_kw).values())
+
+
+def complaints(
+    values: Mapping[str, float],
+    raw: RawWords,
+    meter_type: str,
+    grid_capacity_kw: float,
+) -> dict[str, str]:
+    """Say what in a reading cannot be true: quantity → one sentence, in the order of QUANTITIES.
 
     values: quantity name to value, in that quantity's unit. raw: for what was read over Modbus, the
     register and its words (16-bit unsigned, most significant first); empty for other protocols.
     A sentence gives the value, the plausible range, the likely fault and what to set instead.
     """
-    found = []
+    site = Site(meter_type, grid_capacity_kw)
+    found = {}
     for quantity in QUANTITIES:
         name = quantity.name
         value = values.get(name)
-        plausible = _range_of(name, meter_type, grid_capacity_kw)
-        if value is None or plausible is None or _is_real_outage(name, values, meter_type):
+        if value is None or family(name) not in _JUDGED:
             continue
-        if value in plausible and not _is_no_power(name, raw):
+        if site.is_possible(name, values) and not _is_no_power(name, raw):
             continue
+        plausible = _range_of(name, site)
         # A power's range is so wide that two explanations may fit equally well.
-        advice = list(islice(_advice(name, value, raw, plausible), 2 if name in _POWERS else 1))
+        advice = list(islice(_advice(name, value, raw, plausible), 2 if _is_power(name) else 1))
         reads = f"{value:.7g} {quantity.unit}".rstrip()
         cause = f"likely {', or '.join(advice)}" if advice else _unexplained(value)
         bounds = _bounds(name, value, plausible)
-        found.append(f"{name} reads {reads}, {bounds}: {cause}.")
-    return tuple(found)
+        found[name] = f"{name} reads {reads}, {bounds}: {cause}."
+    return found
 
 
-def _range_of(name: str, meter_type: str, grid_capacity_kw: float) -> _Range | None:
-    if name in _POWERS:
-        lowest, highest = -_POWER_LIMIT, _POWER_LIMIT
-        if name == "power" and meter_type in CONSUMING_TYPES:
-            lowest = -_FREEING_POWER_LIMIT
-        if name == "power" and meter_type == "solar":
-            highest = _FREEING_POWER_LIMIT
-        return _Range(
-            lowest * grid_capacity_kw,
-            highest * grid_capacity_kw,
-            least=0.001,
-            most=grid_capacity_kw,
-            exponents=_W_FIRST,
-        )
-    if name == "voltage" or name in _PHASE_VOLTAGES:
-        return _VOLTAGE
-    return {"frequency": _FREQUENCY, "powerFactor": _POWER_FACTOR}.get(name)
+def _range_of(name: str, site: Site) -> _Range:
+    low, high = site.limits(name)
+    if _is_power(name):
+        return _Range(low, high, least=0.001, most=site.grid_capacity_kw, exponents=_W_FIRST)
+    return _Range(low, high, least=max(low, 0.001), most=high)
+
+
+def _is_power(name: str) -> bool:
+    return family(name) == "power"
 
 
 def _bounds(name: str, value: float, plausible: _Range) -> str:
     if value in plausible:
         return "which no meter means as a power"
-    if name in _POWERS:
+    if _is_power(name):
         bound, other = plausible.high, plausible.low
         if value < 0:
             bound, other = other, bound
-        times = _FREEING_POWER_LIMIT if abs(bound) < abs(other) else _POWER_LIMIT
+        times = FREEING_LOAD if abs(bound) < abs(other) else POSSIBLE_LOAD
         return f"beyond {times} times the grid capacity, {bound:.7g}"
     if name == "powerFactor":
         return "outside -1..1"
     return f"outside {plausible.low:g}..{plausible.high:g}"
 
 
-def _is_real_outage(name: str, values: Mapping[str, float], meter_type: str) -> bool:
-    value = values[name]
-    asleep = meter_type == "solar" and values.get("power") in (None, 0.0)
-    if asleep and value == 0.0 and name in _ZERO_WHEN_ASLEEP:
-        return True
-    another_lives = any(values.get(phase, 0.0) in _VOLTAGE for phase in _PHASE_VOLTAGES)
-    return name in _PHASE_VOLTAGES and 0.0 <= value <= _STRAY_V and another_lives
-
-
 def _is_no_power(name: str, raw: RawWords) -> bool:
     """Look at the words, not at the value, which may be a difference and carry float noise."""
-    if name not in _POWERS or name not in raw:
+    if not _is_power(name) or name not in raw:
         return False
     register, words = raw[name]
     if register.kind == "float":
@@ -223,7 +190,7 @@ def _other_readings(
         return
     # One word alone may be the high half of a float32; the low half only adds digits to it.
     number = _number("float", words if len(words) > 1 else (words[0], 0))
-    for scale in (1.0, 0.001) if name in _POWERS else (1.0,):
+    for scale in (1.0, 0.001) if _is_power(name) else (1.0,):
         if plausible.is_good(number * scale):
             kind = f"float{max(bits, 32)}"
             what = f"half of a {kind}" if bits == 16 else f"a {kind}"

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing
 
-from edge.drivers import Listener, load_driver
+from edge.drivers import Driver, Listener, load_driver
 from edge.errors import RequestError
 from edge.model import Meter, Probe
 
@@ -19,17 +20,17 @@ DONE_WITHIN_S = 90.0
 class Prober:
     """Any thread.
 
-    probe: questions a meter that is asked, on its line's thread. make_listener: makes a connection
-    of its own for one that speaks by itself.
+    probe: questions a meter that is asked, on its line's thread. make_driver: makes what hears one
+    that speaks by itself, which is done on the caller's thread.
     """
 
     def __init__(
         self,
         probe: Callable[[Meter], Future[Probe]],
-        make_listener: Callable[[Meter], Listener],
+        make_driver: Callable[[Meter], Driver | Listener],
     ) -> None:
         self._probe = probe
-        self._make_listener = make_listener
+        self._make_driver = make_driver
         self._free = threading.BoundedSemaphore(MOST_AT_A_TIME)
 
     def probe(self, meter: Meter) -> Probe:
@@ -42,7 +43,8 @@ class Prober:
         try:
             load_driver(meter.protocol)
             if meter.poll_interval_ms is None:
-                return self._make_listener(meter).probe(meter)
+                with closing(self._make_driver(meter)) as listener:
+                    return listener.probe(meter)
             done = self._probe(meter)
             try:
                 return done.result(DONE_WITHIN_S)

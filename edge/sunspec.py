@@ -19,6 +19,7 @@ json/model_101.json to model_113.json and model_201.json to model_214.json.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,9 +27,10 @@ from fractions import Fraction
 from edge.communication import Register
 from edge.errors import BadReply
 
-_BASES = (40000, 50000, 0)
-_MARKER = (0x5375, 0x6E53)
-"""The characters SunS."""
+BASES = (40000, 50000, 0)
+"""Addresses where a list of models may begin; that of nearly all devices first."""
+MARKER = b"SunS"
+"""What stands there, two characters a register."""
 _END_OF_MODELS = 0xFFFF
 _MOST_MODELS = 100
 """More than any device has: what goes on longer is no list of models."""
@@ -159,7 +161,7 @@ class Discovery:
         self.registers: tuple[Register, ...] = ()
         self.check: tuple[tuple[int, int], ...] = ()
         self._kind = kind
-        self._bases = list(_BASES)
+        self._bases = list(BASES)
         self._in_chain = False
         self._models: list[int] = []
         self._next: int | None = self._bases.pop(0)
@@ -181,7 +183,7 @@ class Discovery:
             raise BadReply(f"{len(words)} words came where the 2 at {address} were asked for.")
         if self._in_chain:
             self._take_header(address, words)
-        elif words is not None and tuple(words) == _MARKER:
+        elif words is not None and struct.pack(">2H", *words) == MARKER:
             self._in_chain = True
             self._next = address + 2
         elif self._bases:

@@ -40,6 +40,8 @@ from edge.structure import (
     unknown_keys,
 )
 
+PROTOCOL_NAMES = ("modbus", "mqtt", "http")
+"""What a template may be for: the rows of `meterspec.PROTOCOLS`, which this must not import."""
 SERIAL_KEYS = ("baudrate", "parity", "stopbits", "bytesize")
 """Keys of `[serial]`; they mean what they mean in `communication`."""
 
@@ -202,7 +204,7 @@ class TemplateKeys:
     title: str = key(check=text(100))
     maker: str = key(check=text(100))
     models: Any = key(check=_texts(text(100), least=1))
-    protocol: str = key(check=one_of("modbus", "mqtt", "http"))
+    protocol: str = key(check=one_of(*PROTOCOL_NAMES))
     source: str = key(check=text(1000))
     communication: Any = key(check=_table)
     caveats: Any = key([], check=_texts(text(500)))

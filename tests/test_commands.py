@@ -188,11 +188,11 @@ def test_what_a_target_leaves_out_is_the_default(
 ) -> None:
     asked: list[str] = []
 
-    def seen(meter: Any, config: Any) -> Any:
+    def seen(meter: Any, *_: Any) -> Any:
         asked.append(meter.line)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(probe_module, "_probed", seen)
+    monkeypatch.setattr(probe_module, "make_driver", seen)
     set_registers = () if target.startswith("mqtt") else ONE_REGISTER
     assert shell.probe(target, *set_registers) == 1
     assert (asked, shell.out, shell.err) == ([line], "", "Stopped.\n")

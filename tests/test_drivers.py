@@ -11,23 +11,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.app import App
 from edge.clock import Clock
-from edge.config import BrokerConfig
-from edge.drivers import DRIVERS, Driver, Line, Listener, make_driver, make_listener
+from edge.communication import MqttEndpoint
+from edge.config import BrokerConfig, Config, MqttConfig, SiteConfig
+from edge.drivers import DRIVERS, Driver, DriverClass, Listener, load_driver, make_driver
 from edge.errors import Cause, LineError, MeterError, NoReply
+from edge.line import ListenLine
 from edge.meterspec import PROTOCOLS
 from edge.model import Meter, Outcome
+from edge.template import PROTOCOL_NAMES
 from tests.brokers import Mosquitto
-from tests.building import a_meter
+from tests.building import a_meter, a_speaking_meter
 from tests.http_peer import HttpPeer
 from tests.peers import LibmodbusServer, free_port, wait_until
+
+AnyLine: TypeAlias = Driver | Listener
 
 OPEN_WITHIN_S = 2.0
 TIMEOUT_S = 0.3
@@ -61,9 +68,12 @@ class Cable:
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+            if sock is self._sockets[0]:
+                self._threads[0].join()  # it may still have been taking a connection
         for thread in self._threads:
             thread.join()
+        for sock in self._sockets:
+            sock.close()
         self._sockets, self._threads = [], []
 
     def _spawn(self, target: Callable[..., None], *arguments: Any, **options: Any) -> None:
@@ -75,8 +85,9 @@ class Cable:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
+                self._sockets.append(near)
                 far = socket.create_connection(("127.0.0.1", self._to_port))
-                self._sockets += [near, far]
+                self._sockets.append(far)
                 self._spawn(self._pass_on, near, far)
                 self._spawn(self._pass_on, far, near, tampers=True)
 
@@ -116,17 +127,17 @@ class Peer:
             communication=self.communication(host, port or self.cable.port),
         )
 
-    def line(self, meter: Meter, host: str = "127.0.0.1", port: int | None = None) -> Line:
-        return make_driver(self.protocol, meter.communication.endpoint, Clock())
+    def line(self, meter: Meter, host: str = "127.0.0.1", port: int | None = None) -> AnyLine:
+        return make_driver(meter, Clock(), Config())
 
-    def attempt(self, line: Line, meter: Meter) -> Outcome:
+    def attempt(self, line: AnyLine, meter: Meter) -> Outcome:
         """Open the line if need be and ask the meter once. Raises LineError."""
         if not line.connected:
             line.open(OPEN_WITHIN_S)
         driver: Driver = line  # type: ignore[assignment]
         return driver.poll(meter, trial=True)
 
-    def keep_none(self, line: Line) -> None:
+    def keep_none(self, line: AnyLine) -> None:
         """Tell the line that there is no meter any more."""
         driver: Driver = line  # type: ignore[assignment]
         driver.forget(())
@@ -194,11 +205,11 @@ class MqttPeer(Peer):
     def communication(self, host: str, port: int) -> dict[str, Any]:
         return {"topicPower": "building/power"}
 
-    def line(self, meter: Meter, host: str = "127.0.0.1", port: int | None = None) -> Line:
-        settings = BrokerConfig(host=host, port=port or self.cable.port)
-        return make_listener(self.protocol, meter.communication.endpoint, Clock(), settings)
+    def line(self, meter: Meter, host: str = "127.0.0.1", port: int | None = None) -> AnyLine:
+        broker = BrokerConfig(host=host, port=port or self.cable.port)
+        return make_driver(meter, Clock(), Config(mqtt=MqttConfig({"default": broker})))
 
-    def attempt(self, line: Line, meter: Meter) -> Outcome:
+    def attempt(self, line: AnyLine, meter: Meter) -> Outcome:
         """Hear the meter until it has news, or for its time-out."""
         listener: Listener = line  # type: ignore[assignment]
         listener.follow([meter])
@@ -211,7 +222,7 @@ class MqttPeer(Peer):
                 return news[meter]
         return Outcome(error=NoReply("The meter said nothing."))
 
-    def keep_none(self, line: Line) -> None:
+    def keep_none(self, line: AnyLine) -> None:
         listener: Listener = line  # type: ignore[assignment]
         listener.follow(())
 
@@ -242,19 +253,19 @@ def meter(peer: Peer) -> Meter:
 
 
 @pytest.fixture
-def line(peer: Peer, meter: Meter) -> Iterator[Line]:
+def line(peer: Peer, meter: Meter) -> Iterator[AnyLine]:
     line = peer.line(meter)
     yield line
     line.close()
 
 
-def says_power(peer: Peer, line: Line, meter: Meter) -> bool:
+def says_power(peer: Peer, line: AnyLine, meter: Meter) -> bool:
     """Whether an attempt brings the meter's power, and nothing to complain of."""
     outcome = peer.attempt(line, meter)
     return outcome.error is None and outcome.values == {"power": POWER_KW}
 
 
-def failure(peer: Peer, line: Line, meter: Meter) -> LineError | MeterError | None:
+def failure(peer: Peer, line: AnyLine, meter: Meter) -> LineError | MeterError | None:
     """What is wrong with an attempt."""
     try:
         return peer.attempt(line, meter).error
@@ -262,7 +273,7 @@ def failure(peer: Peer, line: Line, meter: Meter) -> LineError | MeterError | No
         return exc
 
 
-def first_failure(peer: Peer, line: Line, meter: Meter) -> tuple[LineError | MeterError, float]:
+def first_failure(peer: Peer, line: AnyLine, meter: Meter) -> tuple[LineError | MeterError, float]:
     """What is wrong with the first attempt that fails, and how long that took, s.
 
     Of a meter that speaks, what it said before may still be under way.
@@ -279,11 +290,38 @@ def first_failure(peer: Peer, line: Line, meter: Meter) -> tuple[LineError | Met
 
 
 def test_every_protocol_has_keys_a_driver_and_a_peer_here() -> None:
-    assert set(PROTOCOLS) == set(DRIVERS) == set(PEERS)
+    assert set(PROTOCOLS) == set(DRIVERS) == set(PEERS) == set(PROTOCOL_NAMES)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_meters_without_a_poll_interval_are_heard_and_the_others_asked(protocol: str) -> None:
+    is_heard = PROTOCOLS[protocol].poll_interval_ms is None
+    assert hasattr(load_driver(protocol), "listen") is is_heard
+    assert hasattr(load_driver(protocol), "poll") is not is_heard
+
+
+class Speaker:
+    """A listener of a protocol that is not there yet."""
+
+    def __init__(self, endpoint: MqttEndpoint, clock: Clock, site: str) -> None:
+        self.made_of = endpoint, site
+
+
+def test_a_listener_of_another_protocol_is_made_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = DriverClass(
+        f"{__name__}:Speaker", lambda config, endpoint: (f"{endpoint.broker}@{config.site.id}",)
+    )
+    monkeypatch.setitem(DRIVERS, "speech", row)
+    meter = replace(a_speaking_meter(), protocol="speech")
+    config = Config(site=SiteConfig(id="north"))
+    made: Any = make_driver(meter, Clock(), config)
+    assert isinstance(made, Speaker)
+    assert made.made_of == (MqttEndpoint("default"), "default@north")
+    assert isinstance(App(config, lambda: config)._make_line(meter), ListenLine)
     assert all(kind.protocol == protocol for protocol, kind in PEERS.items())
 
 
-def test_a_line_is_made_without_being_opened(peer: Peer, line: Line) -> None:
+def test_a_line_is_made_without_being_opened(peer: Peer, line: AnyLine) -> None:
     peer.cable.unplug()
     assert (line.connected, line.opened) == (False, 0)
 
@@ -291,7 +329,7 @@ def test_a_line_is_made_without_being_opened(peer: Peer, line: Line) -> None:
 # --- Opening and closing -------------------------------------------------------------------------
 
 
-def test_opening_what_is_open_is_harmless_and_not_counted(line: Line) -> None:
+def test_opening_what_is_open_is_harmless_and_not_counted(line: AnyLine) -> None:
     line.open(OPEN_WITHIN_S)
     line.open(OPEN_WITHIN_S)
     assert (line.connected, line.opened) == (True, 1)
@@ -300,7 +338,7 @@ def test_opening_what_is_open_is_harmless_and_not_counted(line: Line) -> None:
     assert (line.connected, line.opened) == (True, 2)
 
 
-def test_closing_twice_is_harmless(line: Line) -> None:
+def test_closing_twice_is_harmless(line: AnyLine) -> None:
     line.close()
     line.open(OPEN_WITHIN_S)
     line.close()
@@ -308,7 +346,7 @@ def test_closing_twice_is_harmless(line: Line) -> None:
     assert (line.connected, line.opened) == (False, 1)
 
 
-def test_a_port_that_refuses_is_told_apart(peer: Peer, line: Line) -> None:
+def test_a_port_that_refuses_is_told_apart(peer: Peer, line: AnyLine) -> None:
     peer.cable.unplug()
     with pytest.raises(LineError) as refused:
         line.open(OPEN_WITHIN_S)
@@ -328,7 +366,7 @@ def test_a_name_that_nobody_has_is_told_apart(peer: Peer) -> None:
 # --- Reading -------------------------------------------------------------------------------------
 
 
-def test_a_meter_is_read_live_with_its_moment(peer: Peer, line: Line, meter: Meter) -> None:
+def test_a_meter_is_read_live_with_its_moment(peer: Peer, line: AnyLine, meter: Meter) -> None:
     clock = Clock()
     mono_s, unix_ms = clock.mono_s(), clock.unix_ms()
     outcome = peer.attempt(line, meter)
@@ -338,7 +376,7 @@ def test_a_meter_is_read_live_with_its_moment(peer: Peer, line: Line, meter: Met
     assert unix_ms - 1 <= outcome.unix_ms <= clock.unix_ms() + 1
 
 
-def test_letting_all_meters_go_is_harmless(peer: Peer, line: Line, meter: Meter) -> None:
+def test_letting_all_meters_go_is_harmless(peer: Peer, line: AnyLine, meter: Meter) -> None:
     peer.keep_none(line)
     assert says_power(peer, line, meter)
     peer.keep_none(line)
@@ -348,7 +386,7 @@ def test_letting_all_meters_go_is_harmless(peer: Peer, line: Line, meter: Meter)
 
 
 def test_a_peer_that_is_gone_is_told_and_read_again_when_it_is_back(
-    peer: Peer, line: Line, meter: Meter
+    peer: Peer, line: AnyLine, meter: Meter
 ) -> None:
     assert says_power(peer, line, meter)
     peer.cable.unplug()
@@ -364,7 +402,7 @@ def test_a_peer_that_is_gone_is_told_and_read_again_when_it_is_back(
 
 
 def test_garbage_is_an_error_of_the_meter_and_the_next_good_answer_is_read(
-    peer: Peer, line: Line, meter: Meter
+    peer: Peer, line: AnyLine, meter: Meter
 ) -> None:
     peer.garble()
     wait_until(lambda: peer.attempt(line, meter).error, what="the garbage")
@@ -376,7 +414,7 @@ def test_garbage_is_an_error_of_the_meter_and_the_next_good_answer_is_read(
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-def test_silence_ends_in_time(peer: Peer, line: Line, meter: Meter, is_open: bool) -> None:
+def test_silence_ends_in_time(peer: Peer, line: AnyLine, meter: Meter, is_open: bool) -> None:
     if is_open:
         assert says_power(peer, line, meter)
     peer.cable.tamper = lambda data: b""
@@ -390,7 +428,9 @@ def test_silence_ends_in_time(peer: Peer, line: Line, meter: Meter, is_open: boo
 # --- Probing -------------------------------------------------------------------------------------
 
 
-def test_a_probe_of_a_good_meter_finds_nothing_wrong(peer: Peer, line: Line, meter: Meter) -> None:
+def test_a_probe_of_a_good_meter_finds_nothing_wrong(
+    peer: Peer, line: AnyLine, meter: Meter
+) -> None:
     probe = line.probe(meter)
     assert probe.findings == ()
     assert probe.outcome is not None
@@ -401,7 +441,7 @@ def test_a_probe_of_a_good_meter_finds_nothing_wrong(peer: Peer, line: Line, met
 
 
 def test_a_probe_of_what_is_gone_says_so_and_never_raises(
-    peer: Peer, line: Line, meter: Meter
+    peer: Peer, line: AnyLine, meter: Meter
 ) -> None:
     peer.cable.unplug()
     probe = line.probe(meter)
@@ -413,14 +453,16 @@ def test_a_probe_of_what_is_gone_says_so_and_never_raises(
     assert says_power(peer, line, meter)
 
 
-def test_a_probe_of_garbage_says_so_and_never_raises(peer: Peer, line: Line, meter: Meter) -> None:
+def test_a_probe_of_garbage_says_so_and_never_raises(
+    peer: Peer, line: AnyLine, meter: Meter
+) -> None:
     peer.garble()
     probe = line.probe(meter)
     assert Cause.UNREADABLE in [finding.cause for finding in probe.findings]
     assert probe.outcome is None or not probe.outcome.values
 
 
-def test_a_line_reads_on_after_a_probe(peer: Peer, line: Line, meter: Meter) -> None:
+def test_a_line_reads_on_after_a_probe(peer: Peer, line: AnyLine, meter: Meter) -> None:
     assert says_power(peer, line, meter)
     line.probe(meter)
     assert says_power(peer, line, meter)

@@ -32,6 +32,7 @@ NEIGHBOURS = {
     ("meterspec", "payload"),  # whether a path is one
     ("interpret", "decode"),  # words read another way
     ("interpret", "physics"),  # which of the ways is likeliest
+    ("plausibility", "physics"),  # what is possible
     ("diagnosis", "interpret"),
     ("diagnosis", "plausibility"),
     ("render", "diagnosis"),

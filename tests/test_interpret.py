@@ -198,7 +198,7 @@ def test_watts_taken_for_kilowatts_are_told_by_voltage_and_current() -> None:
         (10, "uint16", "big", 0.001, 2.345),
         "it counts in W, not kW",
     )
-    (sentence,) = contradictions(decoded(registers, memory))
+    sentence = contradictions(decoded(registers, memory))["power"]
     assert sentence == (
         "power reads 2345 kW, but voltage and current make 1.368 to 7.11 kVA: likely power is in "
         "W, so multiply powerScale by 0.001 or currentScale by 1000."
@@ -442,7 +442,7 @@ def test_whatever_is_read_the_readings_are_what_they_say(
     ],
 )
 def test_what_can_be_true_is_no_contradiction(values: dict[str, float]) -> None:
-    assert contradictions(values) == ()
+    assert contradictions(values) == {}
 
 
 @pytest.mark.parametrize(
@@ -471,5 +471,6 @@ def test_what_can_be_true_is_no_contradiction(values: dict[str, float]) -> None:
 def test_a_contradiction_says_which_scale_may_be_wrong(
     values: dict[str, float], advice: str
 ) -> None:
-    (sentence,) = contradictions(values)
+    ((quantity, sentence),) = contradictions(values).items()
+    assert sentence.startswith(f"{quantity} reads ")
     assert advice in sentence

@@ -18,8 +18,8 @@ from edge.communication import Field, HttpCommunication, HttpEndpoint
 from edge.errors import Fault, Faulty
 from edge.meterspec import References, line_conflicts, parse_meter
 from edge.meterspec.http import HttpKeys
-from edge.meterspec.payloads import NAMED
 from edge.model import QUANTITY_NAMES
+from edge.payload import NAMED
 from edge.structure import camel_case, keys_of
 from tests.registrations import JSON_VALUES, faults_of, is_taken_or_named_faulty, parse, some_of
 

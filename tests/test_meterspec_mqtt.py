@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from edge.communication import Field, MqttCommunication, MqttEndpoint, TopicUse
 from edge.meterspec import References
 from edge.meterspec.mqtt import MqttKeys
-from edge.meterspec.payloads import NAMED, topic_key
+from edge.meterspec.payloads import topic_key
 from edge.model import QUANTITY_NAMES
+from edge.payload import NAMED
 from edge.structure import camel_case, keys_of
 from tests.registrations import JSON_VALUES, faults_of, is_taken_or_named_faulty, parse, some_of
 

@@ -14,7 +14,7 @@ from edge.clock import Clock
 from edge.communication import ReadRequest
 from edge.drivers.modbus import ModbusDriver
 from edge.errors import Cause, NoReply
-from edge.model import Meter, Probe
+from edge.model import QUANTITY_NAMES, Meter, Probe
 from edge.simulate import Fault, FaultKind, Simulator, TcpEndpoint, Unit
 from edge.simulate.device import exception
 from edge.simulate.sunspec import BASE_ADDRESS, words
@@ -149,6 +149,18 @@ def test_a_meter_that_refuses_holes_is_sound_too() -> None:
     # What nobody registered is no fault where it is not there.
     errors = [exchange.error for exchange in found.exchanges if exchange.error is not None]
     assert set(errors[1:]) == {"exception 2: not there"}
+
+
+def test_a_meter_that_refuses_holes_is_asked_for_so_many_neighbours_only() -> None:
+    words = {address: address for address in range(100, 200, 10)}
+    with a_site() as site:
+        site.unit(words=words)
+        registers = {name: 100 + 10 * place for place, name in enumerate(QUANTITY_NAMES[:10])}
+        found = site.probe(registers=registers)
+    beside = [exchange for exchange in found.exchanges if "what is beside" in exchange.asked]
+    assert len(beside) == 24
+    assert found.findings == ()
+    assert found.words == found.later_words == {(3, at): word for at, word in words.items()}
 
 
 def test_a_meter_that_falls_silent_over_its_neighbours_is_left_alone() -> None:

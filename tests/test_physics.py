@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.model import METER_TYPES, QUANTITY_NAMES
-from edge.physics import PHASES, Site, active_kw, agrees, apparent_kva, family
+from edge.physics import PHASE_SUFFIXES, Site, active_kw, agrees, apparent_kva, family
 
 GRID = Site("grid", 100.0)
 
@@ -41,12 +41,34 @@ def test_the_direction_that_raises_what_is_free_has_the_narrow_limit() -> None:
         assert not site.is_possible("power", {"power": most + 1})
 
 
-def test_no_voltage_is_possible_of_an_inverter_asleep_and_beside_a_live_phase() -> None:
-    assert not GRID.is_possible("voltage", {"voltage": 0.0})
-    assert Site("solar", 100.0).is_possible("voltage", {"voltage": 0.0})
-    assert Site("solar", 100.0).is_possible("frequency", {"frequency": 0.0})
-    assert not GRID.is_possible("voltageL1", {"voltageL1": 5.0, "voltageL2": 7.0})
-    assert GRID.is_possible("voltageL1", {"voltageL1": 5.0, "voltageL2": 230.0})
+def test_no_voltage_is_possible_of_an_inverter_asleep() -> None:
+    solar = Site("solar", 100.0)
+    for quantity in ("voltage", "voltageL2", "frequency"):
+        assert solar.is_possible(quantity, {quantity: 0.0})
+        assert solar.is_possible(quantity, {quantity: 0.0, "power": 0.0})
+        assert not solar.is_possible(quantity, {quantity: 0.0, "power": 5.0})
+        assert not solar.is_possible(quantity, {quantity: 0.1, "power": 0.0})
+        assert not GRID.is_possible(quantity, {quantity: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("dead_v", "other_v", "is_possible"),
+    [
+        (0.0, 230.0, True),
+        (10.0, 50.0, True),
+        (10.1, 230.0, False),
+        (30.0, 230.0, False),
+        (-0.1, 230.0, False),
+        (5.0, 7.0, False),
+        (5.0, 1000.1, False),
+    ],
+)
+def test_a_dead_phase_is_possible_beside_a_live_one(
+    dead_v: float, other_v: float, is_possible: bool
+) -> None:
+    values = {"voltageL1": dead_v, "voltageL3": other_v, "voltage": dead_v}
+    assert GRID.is_possible("voltageL1", values) is is_possible
+    assert not GRID.is_possible("voltage", values)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +122,8 @@ def test_a_total_is_one_phase_or_three_and_a_phase_is_one() -> None:
 
 
 def test_three_known_phases_are_summed() -> None:
-    values = {f"current{phase}": 10.0 for phase in PHASES} | {"voltage": 400.0, "current": 99.0}
+    values = dict.fromkeys((f"current{phase}" for phase in PHASE_SUFFIXES), 10.0)
+    values |= {"voltage": 400.0, "current": 99.0}
     assert apparent_kva(values, "") == pytest.approx((6.9282, 12.0), rel=1e-4)
 
 

@@ -35,7 +35,15 @@ class OneListener:
 
     def __init__(self, meter: Meter, heard: Callable[[Meter], Probe]) -> None:
         self.made_for = meter
-        self.probe = heard
+        self.is_closed = False
+        self._heard = heard
+
+    def probe(self, meter: Meter) -> Probe:
+        assert not self.is_closed
+        return self._heard(meter)
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def no_listener(meter: Meter) -> OneListener:
@@ -91,14 +99,14 @@ def test_a_meter_that_is_asked_is_probed_on_its_line(
 def test_a_meter_that_speaks_is_heard_over_a_connection_of_its_own(lines: Lines) -> None:
     made: list[OneListener] = []
 
-    def make_listener(meter: Meter) -> OneListener:
+    def make_driver(meter: Meter) -> OneListener:
         made.append(OneListener(meter, lambda heard: FOUND if heard is meter else Probe()))
         return made[-1]
 
     meter = a_speaking_meter()
-    prober = Prober(lines.probe, make_listener)  # type: ignore[arg-type]
+    prober = Prober(lines.probe, make_driver)  # type: ignore[arg-type]
     assert prober.probe(meter) is FOUND
-    assert [listener.made_for for listener in made] == [meter]
+    assert [(listener.made_for, listener.is_closed) for listener in made] == [(meter, True)]
     assert lines.asked == []
 
 

@@ -7,21 +7,22 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from edge import render
 from edge.clock import Clock
 from edge.commands.scan import print_identity, scan_line
-from edge.communication import ModbusCommunication, MqttEndpoint
+from edge.communication import ModbusCommunication
 from edge.config import Config
 from edge.diagnosis import Diagnosis, diagnose
-from edge.drivers import make_driver, make_listener
+from edge.drivers import make_driver
 from edge.errors import Cause, Faulty
 from edge.interpret import Interpretation
 from edge.library import library_of
 from edge.meterspec import References, parse_meter
-from edge.model import METER_TYPES, QUANTITIES, Meter, Probe
+from edge.model import METER_TYPES, QUANTITIES, Meter
 
 _EXAMPLES = """examples:
   dlm-edge probe 192.168.1.150 --unit 1 --template abb-b23
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
             print(f"dlm-edge probe: {fault}", file=sys.stderr)
         return 2
     try:
-        probe = _probed(meter, config)
+        with closing(make_driver(meter, Clock(), config)) as driver:
+            probe = driver.probe(meter)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 1
@@ -95,18 +97,6 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if {finding.cause for finding in found.findings} & _MISREAD:
             print_identity(meter, library)
     return 0 if found.findings[0].cause is Cause.NONE else 1
-
-
-def _probed(meter: Meter, config: Config) -> Probe:
-    endpoint = meter.communication.endpoint
-    if isinstance(endpoint, MqttEndpoint):
-        settings = config.mqtt.all()[endpoint.broker]
-        return make_listener(meter.protocol, endpoint, Clock(), settings).probe(meter)
-    driver = make_driver(meter.protocol, endpoint, Clock())
-    try:
-        return driver.probe(meter)
-    finally:
-        driver.close()
 
 
 # --- Flags into a registration -------------------------------------------------------------------

@@ -14,6 +14,7 @@ from edge.drivers.modbus.scan import Found, ScanProgress, scan
 from edge.errors import LineError
 from edge.library import Library
 from edge.meterspec import References, parse_meter
+from edge.meterspec.modbus import line_settings
 from edge.model import Meter
 
 _BAR = 30
@@ -88,7 +89,7 @@ def _described(found: Found) -> list[str]:
     on = ""
     where: dict[str, Any] = {"host": line.host, "port": line.port}
     if line.transport == "rtu":
-        on = f" at {line.baudrate} {line.bytesize}{line.parity}{line.stopbits:g}"
+        on = f" at {line_settings(line)}"
         where = {
             "serialPort": line.serial_port,
             "baudrate": line.baudrate,

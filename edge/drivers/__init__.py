@@ -1,23 +1,24 @@
 """Drivers: each speaks one protocol on one line, and translates its library's errors.
 
-There are two kinds. A `Driver` is asked: the schedule says when a meter is due. A `Listener` hears:
-its meters speak by themselves. To add one: a module with a class that keeps one of the contracts, a
-row in DRIVERS, and its `communication` keys in `edge.meterspec`.
+There are two kinds. A `Driver` asks: the schedule says when a meter is due. A `Listener` hears: its
+meters speak by themselves, and have no poll interval. To add one: a module with a class that keeps
+one of the contracts, a row in DRIVERS, and its `communication` keys in `edge.meterspec`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
 from edge.clock import Clock
-from edge.communication import Endpoint
+from edge.config import Config
 from edge.model import MessageCounts, Meter, Outcome, Probe
 
 
 class Line(Protocol):
-    """What both kinds have in common. All calls on the line's thread."""
+    """What both kinds have in common. All calls on one thread, that of the line."""
 
     @property
     def connected(self) -> bool:
@@ -35,13 +36,6 @@ class Line(Protocol):
 
         Raises LineError. Blocks for timeout_s (for each address that a host name has), and for
         the resolution of a host name.
-        """
-
-    def probe(self, meter: Meter) -> Probe:
-        """Question a meter thoroughly: what is wrong with it, or with the way to it.
-
-        Opens the line itself and never raises for what it finds. The meter need not be
-        registered. Blocks for a few seconds, for some tens where devices are silent.
         """
 
     def close(self) -> None:
@@ -63,6 +57,14 @@ class Driver(Line, Protocol):
     def forget(self, meters: Collection[Meter]) -> None:
         """Drop what was learnt of all meters but these."""
 
+    def probe(self, meter: Meter) -> Probe:
+        """Question a meter thoroughly: what is wrong with it, or with the way to it.
+
+        Over the line itself, opened if need be, and so on its thread: a wire has one talker. Never
+        raises for what it finds. The meter need not be registered. Blocks for a few seconds, for
+        some tens where devices are silent.
+        """
+
 
 class Listener(Line, Protocol):
     """A line on which meters speak by themselves."""
@@ -81,31 +83,50 @@ class Listener(Line, Protocol):
         when the connection is lost.
         """
 
+    def probe(self, meter: Meter) -> Probe:
+        """Hear a meter for a while: what is wrong with it, or with the way to it.
+
+        On any thread, beside whatever the line does: over a connection of its own, which it closes.
+        Never raises for what it finds. The meter need not be registered. Blocks for some seconds
+        where nothing is heard.
+        """
+
+
+@dataclass(frozen=True)
+class DriverClass:
+    """Where the class that speaks a protocol is, and what else it is made of.
+
+    path: `module:Class`, a `Driver` or a `Listener`; called with the endpoint, the clock and what
+    `settings` picks for that endpoint from the configuration.
+    """
+
+    path: str
+    settings: Callable[[Config, Any], tuple[Any, ...]] = lambda _config, _endpoint: ()
+
 
 DRIVERS = {
-    "modbus": "edge.drivers.modbus:ModbusDriver",
-    "mqtt": "edge.drivers.mqtt:MqttListener",
-    "http": "edge.drivers.http:HttpDriver",
+    "modbus": DriverClass("edge.drivers.modbus:ModbusDriver"),
+    "mqtt": DriverClass(
+        "edge.drivers.mqtt:MqttListener",
+        lambda config, endpoint: (config.mqtt.all()[endpoint.broker],),
+    ),
+    "http": DriverClass("edge.drivers.http:HttpDriver"),
 }
-"""Protocol → module and class, imported when the first line of that protocol is made."""
+"""Protocol → its class, imported when the first line of that protocol is made."""
 
 
 def load_driver(protocol: str) -> Any:
     """Import a protocol's class, which may take a while."""
-    module, _, name = DRIVERS[protocol].partition(":")
+    module, _, name = DRIVERS[protocol].path.partition(":")
     return getattr(import_module(module), name)
 
 
-def make_driver(protocol: str, endpoint: Endpoint, clock: Clock) -> Driver:
-    """Make what asks the meters of a line; opens nothing."""
-    driver: Driver = load_driver(protocol)(endpoint, clock)
-    return driver
+def make_driver(meter: Meter, clock: Clock, config: Config) -> Driver | Listener:
+    """Make what reads the meter's line; opens nothing.
 
-
-def make_listener(protocol: str, endpoint: Endpoint, clock: Clock, settings: Any) -> Listener:
-    """Make what hears the meters of a line; opens nothing.
-
-    settings: what the configuration holds for this line.
+    It is a `Listener` where the meter has no poll interval, and a `Driver` where it has one.
     """
-    listener: Listener = load_driver(protocol)(endpoint, clock, settings)
-    return listener
+    endpoint = meter.communication.endpoint
+    settings = DRIVERS[meter.protocol].settings(config, endpoint)
+    driver: Driver | Listener = load_driver(meter.protocol)(endpoint, clock, *settings)
+    return driver

@@ -28,7 +28,8 @@ _WIDTHS = {
     "uint16": 1, "int16": 1, "uint32": 2, "int32": 2,
     "uint64": 4, "int64": 4, "float32": 2, "float64": 4,
 }  # fmt: skip
-_FUNCTIONS = {"holding": 3, "input": 4}
+FUNCTIONS = {"holding": 3, "input": 4}
+"""Register type → function code that reads it (MODBUS Application Protocol V1.1b3, 6.3, 6.4)."""
 
 
 def _registers(value: Any) -> None:
@@ -56,7 +57,7 @@ class ModbusKeys:
     timeout: int = key(1000, check=between(50, 60_000, "ms"))
     retries: int = key(1, check=between(0, 10))
     request_delay: int = key(0, check=between(0, 10_000, "ms"))
-    register_type: str = key("holding", check=one_of(*_FUNCTIONS))
+    register_type: str = key("holding", check=one_of(*FUNCTIONS))
     word_order: str = key("big", check=one_of("big", "little"))
     max_registers_per_request: int = key(125, check=between(1, 125))
     max_gap: int = key(8, check=between(0, 124))
@@ -69,7 +70,7 @@ class RegisterKeys:
 
     address: int = key(check=between(0, 65535))
     type: str = key("uint16", check=one_of(*_WIDTHS))
-    register_type: str | None = key(None, check=one_of(*_FUNCTIONS))
+    register_type: str | None = key(None, check=one_of(*FUNCTIONS))
     word_order: str | None = key(None, check=one_of("big", "little"))
     scale: float = key(1.0, check=scale)
     not_available: int | None = key(None, check=between(0, 2**64 - 1))
@@ -116,10 +117,9 @@ def modbus_conflict(mine: ModbusEndpoint, theirs: ModbusEndpoint, other: str) ->
     One wire has one set of line settings, and one TCP endpoint one kind of framing.
     """
     if mine.name == theirs.name:
-        settings = f"{theirs.baudrate} {theirs.bytesize}{theirs.parity}{theirs.stopbits:g}"
         return Fault(
             f"{PATH}.serialPort",
-            f"{mine.serial_port} is used with {settings} by meter {other!r}; "
+            f"{mine.serial_port} is used with {line_settings(theirs)} by meter {other!r}; "
             "give the same baudrate, bytesize, parity and stopbits",
         )
     if mine.host and (mine.host, mine.port) == (theirs.host, theirs.port):
@@ -129,6 +129,11 @@ def modbus_conflict(mine: ModbusEndpoint, theirs: ModbusEndpoint, other: str) ->
             "give the same transport",
         )
     return None
+
+
+def line_settings(endpoint: ModbusEndpoint) -> str:
+    """Write the settings of a serial line as people do: `9600 8N1`."""
+    return f"{endpoint.baudrate} {endpoint.bytesize}{endpoint.parity}{endpoint.stopbits:g}"
 
 
 _TCP_KEYS = ("host", "port")
@@ -293,7 +298,7 @@ def _register(
 
 
 def _function(keys: RegisterKeys, defaults: ModbusKeys) -> int:
-    return _FUNCTIONS[keys.register_type or defaults.register_type]
+    return FUNCTIONS[keys.register_type or defaults.register_type]
 
 
 def _is_number(value: Any) -> bool:

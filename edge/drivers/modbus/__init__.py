@@ -122,7 +122,7 @@ class ModbusDriver:
         return Outcome(values, answers.mono_s, answers.unix_ms, raw, answers.error)
 
     def probe(self, meter: Meter) -> Probe:
-        """Question a meter thoroughly; see `Line.probe`."""
+        """Question a meter thoroughly; see `Driver.probe`."""
         from edge.drivers.modbus.probe import probe  # which itself needs this module
 
         # What was learnt of the meter is learnt anew, to be shown.

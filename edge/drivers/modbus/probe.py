@@ -22,7 +22,6 @@ from edge.drivers.modbus.questions import (
     TABLES,
     Answer,
     Questions,
-    Surroundings,
     addresses,
     look_around,
     span,
@@ -42,7 +41,7 @@ _MOST_EXAMINED = 10
 
 
 def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
-    """Question a meter over its line's driver; see `Line.probe`.
+    """Question a meter over its line's driver; see `Driver.probe`.
 
     Blocks for about 3 s where the meter answers and 10 s where all is silent; with a time-out
     above 1 s for up to 25 s. Line thread only.
@@ -51,7 +50,7 @@ def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
     questions = Questions(driver, meter.communication, clock)
     outcome: Outcome | None = None
     findings: list[Finding] = []
-    surroundings = Surroundings()
+    surroundings = Probe()
     try:
         outcome = driver.poll_by(questions.ask, meter, retries=0)
         findings = list(_findings(questions, outcome.error))
@@ -60,13 +59,11 @@ def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
             surroundings = look_around(questions, registers, clock)
     except LineError as exc:
         findings.append(Finding(exc.cause, str(exc)))
-    return Probe(
+    return replace(
+        surroundings,
         outcome=outcome if outcome and (outcome.values or outcome.raw) else None,
         exchanges=tuple(questions.exchanges),
         findings=tuple(findings),
-        words=surroundings.words,
-        later_words=surroundings.later_words,
-        later_s=surroundings.later_s,
     )
 
 

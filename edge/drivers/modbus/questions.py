@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from edge.clock import Clock
@@ -12,11 +12,12 @@ from edge.communication import ModbusCommunication, ReadRequest, Register
 from edge.decode import pack, split
 from edge.drivers.modbus import ModbusDriver
 from edge.errors import LineError, MeterError, Refused
-from edge.model import Exchange
+from edge.meterspec.modbus import FUNCTIONS
+from edge.model import Exchange, Probe
 
 GATEWAY_EXCEPTIONS = frozenset({0x0A, 0x0B})
 """Exception codes by which a gateway says that nobody is there."""
-TABLES = {3: "holding", 4: "input"}
+TABLES = {function: table for table, function in FUNCTIONS.items()}
 """Function → its registers."""
 AGAIN_S = 2.0
 """How long an answer may take when it is not the first one that is waited for."""
@@ -125,18 +126,10 @@ class Questions:
         return answer
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """Words of registers and of their neighbours; see `Probe`."""
-
-    words: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    later_words: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    later_s: float = 0.0
-
-
-def look_around(questions: Questions, registers: Iterable[Register], clock: Clock) -> Surroundings:
+def look_around(questions: Questions, registers: Iterable[Register], clock: Clock) -> Probe:
     """Read the neighbours of registers that were polled, and all of it again. Raises LineError.
 
+    Gives a probe of nothing but words.
     What was polled wins over the same read with its neighbours: a block that had to be taken apart
     may hold one half of a number, of another moment than the other.
     """
@@ -147,7 +140,11 @@ def look_around(questions: Questions, registers: Iterable[Register], clock: Cloc
     clock.sleep(max(0.0, start_s + _LATER_S - clock.mono_s()))
     later_s = clock.mono_s() - start_s
     again = (questions.put(request) for request in _largest(answer.request for answer in answers))
-    return Surroundings(words_of(answers), words_of(takewhile(_has_words, again)), later_s)
+    return Probe(
+        words=words_of(answers),
+        later_words=words_of(takewhile(_has_words, again)),
+        later_s=later_s,
+    )
 
 
 def _read_neighbours(

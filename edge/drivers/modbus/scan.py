@@ -24,6 +24,8 @@ from edge.communication import ModbusEndpoint, ReadRequest
 from edge.drivers.modbus import ModbusDriver, discover
 from edge.drivers.modbus.questions import GATEWAY_EXCEPTIONS
 from edge.errors import Cause, LineError, MeterError, Refused
+from edge.meterspec.modbus import FUNCTIONS
+from edge.sunspec import BASES, MARKER
 from edge.template import Identify, Template
 
 UNITS = range(1, 248)
@@ -36,11 +38,9 @@ _CONNECT_S = 3.0
 _RECONNECT_S = 1.0
 """A gateway with a single connection needs a moment to let go of the one before."""
 _RESERVED_UNIT = 250
-_FUNCTIONS = {"holding": 3, "input": 4}
 
-_SUNSPEC_BASE = 40000
-_MARKER = b"SunS"
-_COMMON_ADDRESS, _COMMON_COUNT = 40004, 48
+_SUNSPEC_BASE = BASES[0]
+_COMMON_ADDRESS, _COMMON_COUNT = _SUNSPEC_BASE + 4, 48
 """Where the common model, the first one, has its texts: maker, model, options and version."""
 _TEXTS = (slice(0, 32), slice(32, 64), slice(80, 96))
 """Bytes of the maker, the model and the version."""
@@ -163,7 +163,7 @@ class _Line:
     def is_there(self, unit_id: int) -> bool:
         """Whether a unit answers, be it with a refusal. Raises LineError."""
         try:
-            self.ask(ReadRequest(unit_id, _FUNCTIONS["holding"], 0, 1))
+            self.ask(ReadRequest(unit_id, FUNCTIONS["holding"], 0, 1))
         except Refused as exc:
             return exc.code not in GATEWAY_EXCEPTIONS
         except MeterError:
@@ -198,14 +198,14 @@ class _Unit:
     def says(self, address: int, count: int, register_type: str = "holding") -> bytes:
         """Give the bytes of some registers; none where it does not give them."""
         try:
-            words = self.ask(ReadRequest(self.unit_id, _FUNCTIONS[register_type], address, count))
+            words = self.ask(ReadRequest(self.unit_id, FUNCTIONS[register_type], address, count))
         except MeterError:
             return b""
         return b"".join(word.to_bytes(2, "big") for word in words)
 
     def sunspec_texts(self) -> Sequence[str]:
         """Give maker, model and version as a SunSpec device names itself; empty if it is none."""
-        if self.says(_SUNSPEC_BASE, 2) != _MARKER:
+        if self.says(_SUNSPEC_BASE, 2) != MARKER:
             return ()
         said = self.says(_COMMON_ADDRESS, _COMMON_COUNT)
         texts = (said[place].partition(b"\0")[0].decode("ascii", "replace") for place in _TEXTS)

@@ -5,13 +5,15 @@
     news        what a meter's messages come to (pure)
     probe       what is wrong with a meter's topics
 
-Of each topic the latest message is kept until it is decoded, and the others are counted: so a burst
-costs no memory, and no more time than reading it.
+Of each topic the latest message is kept until it is decoded, and what it supersedes is counted: so a
+burst costs no memory, and hardly more time than reading it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from edge.clock import Clock
 from edge.communication import MqttEndpoint
@@ -21,27 +23,35 @@ from edge.drivers.mqtt.news import Message, MeterNews
 from edge.drivers.mqtt.probe import probe
 from edge.errors import LineError
 from edge.model import MessageCounts, Meter, Outcome, Probe
+from edge.payload import names_in
 
 PROBE_WAIT_S = 10.0
+_MOST_EARLIER = 8
+"""Messages kept beside the latest on a topic, because that does not say all that they say."""
+
+
+class _Heard(NamedTuple):
+    """A message that is not decoded yet. names: those in it, where it is a JSON object."""
+
+    payload: bytes
+    retained: bool
+    names: frozenset[str]
 
 
 class MqttListener:
-    """Hears the meters on one broker. Line thread only, but for `counts`.
-
-    `probe` uses neither the connection nor anything else of the listener.
-    """
+    """Hears the meters on one broker. Line thread only, but for `counts` and `probe`."""
 
     def __init__(
         self,
         endpoint: MqttEndpoint,
         clock: Clock,
-        settings: BrokerConfig | None = None,
+        broker: BrokerConfig,
         *,
         probe_wait_s: float = PROBE_WAIT_S,
     ) -> None:
         self.counts = MessageCounts()
         """Replaced by the line's thread, read by anyone."""
-        self._broker = settings or BrokerConfig()
+        self._broker = broker
         self._clock = clock
         self._probe_wait_s = probe_wait_s
         self._protocols = PROTOCOLS
@@ -49,7 +59,8 @@ class MqttListener:
         self._opened = 0
         self._meters: dict[Meter, MeterNews] = {}
         self._users: dict[str, list[Meter]] = {}
-        self._latest: dict[str, tuple[bytes, bool]] = {}
+        self._latest: dict[str, _Heard] = {}
+        self._earlier: dict[str, deque[_Heard]] = {}
         self._messages = self._superseded = self._unreadable = self._unused = 0
 
     @property
@@ -78,6 +89,8 @@ class MqttListener:
         self._protocols = tuple(sorted(PROTOCOLS, key=lambda each: each != connection.protocol))
         self._connection = connection
         self._opened += 1
+        for news in self._meters.values():
+            news.interrupted()
         connection.subscribe(self._topics(self._meters))
 
     def follow(self, meters: Collection[Meter]) -> None:
@@ -119,7 +132,7 @@ class MqttListener:
         return [(meter, outcome) for meter, outcome in outcomes if outcome is not None]
 
     def probe(self, meter: Meter) -> Probe:
-        """See `Line.probe`. With a connection of its own; any thread."""
+        """Hear a meter for a while; see `Listener.probe`."""
         return probe(meter, self._broker, self._clock, self._probe_wait_s)
 
     def close(self) -> None:
@@ -128,6 +141,7 @@ class MqttListener:
             self._connection.close()
             self._connection = None
             self._latest.clear()
+            self._earlier.clear()
 
     def _news_of(self, meter: Meter, before: Meter | None) -> MeterNews:
         heard = (meter.communication, meter.stale_after_ms)
@@ -149,23 +163,36 @@ class MqttListener:
         if topic not in self._users:
             self._unused += 1
             return
+        names = names_in(payload) if payload[:1] == b"{" else frozenset()
+        heard = _Heard(payload, retained, names)
         earlier = self._latest.pop(topic, None)
         if earlier is not None:
-            self._superseded += 1
-            if retained and not earlier[1]:
-                payload, retained = earlier
-        self._latest[topic] = payload, retained  # in order of arrival: offline before online
+            if retained and not earlier.retained:
+                earlier, heard = heard, earlier
+            if earlier.names <= heard.names:
+                self._superseded += 1
+            else:
+                self._keep_too(topic, earlier)
+        self._latest[topic] = heard  # in order of arrival: offline before online
+
+    def _keep_too(self, topic: str, heard: _Heard) -> None:
+        """Keep a message beside the next one on its topic, which may hold only what changed."""
+        kept = self._earlier.setdefault(topic, deque(maxlen=_MOST_EARLIER))
+        self._superseded += len(kept) == _MOST_EARLIER
+        kept.append(heard)
 
     def _hear_messages(self, arrived_mono_s: float) -> dict[Meter, None]:
         unix_ms = self._clock.unix_ms() - round((self._clock.mono_s() - arrived_mono_s) * 1000)
         touched: dict[Meter, None] = {}
-        for topic, (payload, retained) in self._latest.items():
-            message = Message(topic, payload, retained, arrived_mono_s, unix_ms)
+        for topic, latest in self._latest.items():
             users = self._users.get(topic, ())
-            errors = [self._meters[meter].hear(message) for meter in users]
-            self._unreadable += any(error is not None for error in errors)
             touched.update(dict.fromkeys(users))
+            for heard in (*self._earlier.get(topic, ()), latest):
+                message = Message(topic, heard.payload, heard.retained, arrived_mono_s, unix_ms)
+                errors = [self._meters[meter].hear(message) for meter in users]
+                self._unreadable += any(error is not None for error in errors)
         self._latest.clear()
+        self._earlier.clear()
         return touched
 
     def _hear_answers(self, connection: Connection) -> dict[Meter, None]:

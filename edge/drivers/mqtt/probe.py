@@ -26,7 +26,7 @@ _SHOWN_CHARACTERS = 500
 
 
 def probe(meter: Meter, broker: BrokerConfig, clock: Clock, wait_s: float) -> Probe:
-    """Hear a meter's topics until each spoke, for wait_s at most; see `Line.probe`."""
+    """Hear a meter's topics until each spoke, for wait_s at most; see `Listener.probe`."""
     hearing = _Hearing(meter, clock)
     lost: LineError | None = None
     try:
