@@ -5,7 +5,9 @@ Parsing TOML takes some milliseconds a file on a slow Arm, and a site uses a few
 
 from __future__ import annotations
 
+import errno
 import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ BUILT_IN = Path(__file__).resolve().parent / "templates"
 """The folder that comes with the package."""
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
+_LARGEST_BYTES = 1024 * 1024
 
 
 class Listing(NamedTuple):
@@ -123,7 +126,9 @@ def _read_template(file: Path) -> Template:
     try:
         return parse_template(file.stem, _read_document(file))
     except FileNotFoundError:
-        raise
+        if not file.is_symlink():
+            raise
+        message = "links to a file that is not there; mend the link or remove it"
     except Faulty as exc:
         raise ConfigError(str(file), exc.faults) from None
     except OSError as exc:
@@ -138,5 +143,11 @@ def _read_template(file: Path) -> Template:
 
 
 def _read_document(file: Path) -> dict[str, Any]:
+    # Opening a pipe blocks until someone writes, and a device may have no end.
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > _LARGEST_BYTES:
+        raise OSError(errno.EFBIG, "it is larger than 1 MiB")
     # Some editors put a byte order mark at the start, which TOML does not know.
     return tomllib.loads(file.read_text(encoding="utf-8-sig"))

@@ -26,7 +26,13 @@ from itertools import islice
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import ArityError, JMESPathError, UnknownFunctionError
+from jmespath.exceptions import (
+    ArityError,
+    JMESPathError,
+    JMESPathTypeError,
+    UnknownFunctionError,
+)
+from jmespath.functions import Functions
 from jmespath.parser import ParsedResult
 from jmespath.visitor import TreeInterpreter
 
@@ -122,20 +128,25 @@ def _unreadable(payload: bytes, why: Exception) -> BadReply:
 
 def check_path(expression: str) -> None:
     """Raise ValueError, with a sentence, unless the expression is JMESPath that can be used."""
+    node = _compiled(expression).parsed
+    _check_result(node)
     try:
-        _compiled(expression).search({})
+        _BoundedInterpreter().visit(node, {})
     except (UnknownFunctionError, ArityError) as exc:
         raise ValueError(f"cannot be used ({_reason(exc)}); see jmespath.org") from None
-    except JMESPathError:
-        pass  # what a function makes of no value says nothing about the expression
+    except _TooManyStepsError as exc:
+        raise ValueError(f"{exc}; make it simpler") from None
     except RecursionError:
         raise ValueError("is nested too deeply; make it simpler") from None
+    except _PATH_ERRORS:
+        pass  # what comes of no value says nothing about the expression
 
 
 def numbers(payload: bytes, most: int = 40) -> dict[str, float]:
     """Give path → number for what a JSON payload holds, in its order; for who looks for a path.
 
-    Empty for what is no JSON document. Never raises.
+    Names and paths that are too long to be shown are left out. Empty for what is no JSON document.
+    Never raises.
     """
     try:
         document = _parse(_decoded(payload))
@@ -165,19 +176,27 @@ def word(payload: bytes, path: str | None) -> str:
 
 
 def names_in(payload: bytes) -> frozenset[str]:
-    """Give the names in a JSON object, those in objects within it too; empty for anything else."""
+    """Give a key for each name in a JSON object, those in objects within it too.
+
+    The keys are for comparing, within one process: what a later object names too, it supersedes.
+    Empty for anything else than an object.
+    """
     try:
         document = _parse(_decoded(payload))
     except ValueError:
         return frozenset()
-    return frozenset(_names_in(document, "")) if isinstance(document, dict) else frozenset()
-
-
-def _names_in(document: Mapping[str, Any], within: str) -> Iterator[str]:
-    for name, value in document.items():
-        yield f"{within}.{name}"
-        if isinstance(value, dict):
-            yield from _names_in(value, f"{within}.{name}")
+    keys: set[str] = set()
+    pending = [("", document)] if isinstance(document, dict) else []
+    while pending:
+        within, inner = pending.pop()
+        # Its hash, since a whole path would repeat a name of half a megabyte for all within it.
+        prefix = hash(within)
+        for name, value in inner.items():
+            key = f"{prefix}.{name}"
+            keys.add(key)
+            if isinstance(value, dict):
+                pending.append((key, value))
+    return frozenset(keys)
 
 
 def likely_path(quantity: str, paths: Collection[str]) -> str | None:
@@ -191,16 +210,17 @@ def likely_path(quantity: str, paths: Collection[str]) -> str | None:
 
 
 def shown(payload: bytes, characters: int = 80) -> str:
-    """Quote the start of a payload, printable."""
+    """Quote the start of a payload, printable: so many characters, or less where most are not."""
     return f"'{_printable(payload[: 4 * characters].decode('utf-8', 'replace'), characters)}'"
 
 
 def _printable(text: str, characters: int) -> str:
-    escaped = (
+    escaped = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text[:characters]
     )
-    return "".join(escaped) + ("…" if len(text) > characters else "")
+    most = 2 * characters  # an escape has up to ten
+    return escaped[:most] + ("…" if len(text) > characters or len(escaped) > most else "")
 
 
 # --- Text ----------------------------------------------------------------------------------------
@@ -380,6 +400,111 @@ _PATH_ERRORS = (
 )  # fmt: skip
 
 
+_MOST_STEPS = 50_000
+"""What one evaluation may take: a few steps for each of the 10,000 objects that 1 MiB has room for.
+That is some hundredths of a second, and a few megabytes."""
+_CHARACTERS_A_STEP = 100
+_FUNCTIONS = Functions()
+_MEETS_ALL_WITHIN = frozenset({"contains", "to_string"})
+_JOINS = frozenset({"pipe", "subexpression", "index_expression"})
+_GIVES_SEVERAL = frozenset({
+    "projection", "value_projection", "filter_projection", "multi_select_list",
+    "multi_select_dict",
+})  # fmt: skip
+
+
+class _TooManyStepsError(ValueError):
+    def __init__(self) -> None:
+        super().__init__(f"takes more than {_MOST_STEPS:,} steps")
+
+
+class _BoundedInterpreter(TreeInterpreter):
+    """Evaluates one expression, and counts what that takes: a few characters can ask for anything.
+
+    `[@, @][] | [@, @][]` doubles a list with each part, and without a flatten it makes a tree of
+    two lists that costs nothing, until something compares it or writes it out. So a step is a node
+    visited, an element of a list or object that is made or gone through, 100 characters of text.
+    Raises _TooManyStepsError before it does what would be too many. A projection, a slice (which
+    is always part of one) and a multi-select make nothing but what is visited.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps_left = _MOST_STEPS
+
+    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        self._take(1)
+        found = super().visit(node, *args, **kwargs)
+        if isinstance(found, str):
+            self._take(len(found) // _CHARACTERS_A_STEP)
+        return found
+
+    def visit_flatten(self, node: Any, value: Any) -> Any:
+        base = self.visit(node["children"][0], value)
+        if isinstance(base, list):
+            self._take(sum(len(each) if isinstance(each, list) else 1 for each in base))
+        return super().visit_flatten(_done(node, base), None)
+
+    def visit_comparator(self, node: Any, value: Any) -> Any:
+        left, right = (self.visit(child, value) for child in node["children"])
+        if isinstance(left, list | dict) and isinstance(right, list | dict):
+            self._take_all(left)
+        return super().visit_comparator(_done(node, left, right), None)
+
+    def visit_function_expression(self, node: Any, value: Any) -> Any:
+        name = node["value"]
+        arguments = [self.visit(child, value) for child in node["children"]]
+        for argument in arguments:
+            if name in _MEETS_ALL_WITHIN:
+                self._take_all(argument)
+            elif isinstance(argument, list | dict):
+                self._take_one_level(argument)
+            elif name == "to_number" and isinstance(argument, str):
+                self._take(len(argument))  # of digits, which take ever longer
+        if name == "join" and list(map(type, arguments)) == [str, list]:
+            self._take(len(arguments[0]) * len(arguments[1]) // _CHARACTERS_A_STEP)
+        return _FUNCTIONS.call_function(name, arguments)
+
+    def _take(self, steps: int) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            raise _TooManyStepsError
+
+    def _take_one_level(self, value: list[Any] | dict[str, Any]) -> None:
+        self._take(len(value))
+        texts = (each for each in value if isinstance(each, str))
+        self._take(sum(map(len, texts)) // _CHARACTERS_A_STEP)
+
+    def _take_all(self, value: Any) -> None:
+        pending = [value]
+        while pending:
+            each = pending.pop()
+            if isinstance(each, list | dict):
+                self._take_one_level(each)
+                pending += each.values() if isinstance(each, dict) else each
+
+
+def _done(node: Any, *values: Any) -> Any:
+    """The node with what its children came to in their places."""
+    return {**node, "children": [{"type": "literal", "value": value} for value in values]}
+
+
+def _check_result(node: Mapping[str, Any]) -> None:
+    """Raise ValueError for an expression that cannot come to one value, whatever the payload."""
+    pending: list[Mapping[str, Any]] = [{"type": "whole", "children": [node]}]
+    while pending:
+        outer = pending.pop()
+        # The children of a slice are numbers.
+        inner = [child for child in outer["children"] if isinstance(child, dict)]
+        pending += inner
+        if outer["type"] != "function_expression" and any(i["type"] == "expref" for i in inner):
+            raise ValueError("has '&' where no function takes it; leave it out")
+    while node["type"] in _JOINS:
+        node = node["children"][-1]
+    if node["type"] in _GIVES_SEVERAL:
+        raise ValueError("gives a list or an object, never one value; end it with '| [0]'")
+
+
 @lru_cache(maxsize=1024)
 def _compiled(expression: str) -> ParsedResult:
     if len(expression) > LONGEST_PATH:
@@ -396,8 +521,10 @@ def _compiled(expression: str) -> ParsedResult:
 
 def _reason(exc: Exception) -> str:
     """The first line of what the library says: then it draws an arrow below the expression."""
+    if isinstance(exc, JMESPathTypeError):  # it would write out the whole value
+        types = " or ".join(exc.expected_types)
+        return f"{exc.function_name}() takes {types}, not {exc.actual_type}"
     lines = str(exc).splitlines() or [type(exc).__name__]
-    # It may quote a whole value, too.
     return _printable(lines[0].removesuffix(", for expression:").rstrip(":."), 150)
 
 
@@ -406,19 +533,19 @@ def _follow(document: Any, path: str) -> Any:
     compiled = _compiled(path)
     found, why = None, ""
     try:
-        found = compiled.search(document)
+        found = _BoundedInterpreter().visit(compiled.parsed, document)
     except _PATH_ERRORS as exc:
-        why = _reason(exc)
+        why = _printable(_reason(exc), 80)
     if found is None:
         with contextlib.suppress(*_PATH_ERRORS):
-            if _lacks(document, compiled.parsed):
+            if _lacks(document, compiled.parsed, _BoundedInterpreter()):
                 return _ABSENT
     if why:
-        raise ValueError(f"the path {path!r} fails on it ({why})")
+        raise ValueError(f"the path '{_printable(path, 60)}' fails on it ({why})")
     return found
 
 
-def _lacks(document: Any, node: Mapping[str, Any]) -> bool:
+def _lacks(document: Any, node: Mapping[str, Any], interpreter: TreeInterpreter) -> bool:
     """Whether an expression gives null only because what it starts from is not there.
 
     What is there but null, or is no number to `to_number`, is no value: it must not pass for one
@@ -429,19 +556,21 @@ def _lacks(document: Any, node: Mapping[str, Any]) -> bool:
         return isinstance(document, dict) and node["value"] not in document
     if kind in {"subexpression", "index_expression"}:
         for part in parts:
-            if _lacks(document, part):
+            if _lacks(document, part, interpreter):
                 return True
-            document = TreeInterpreter().visit(part, document)
+            document = interpreter.visit(part, document)
         return False
     if kind in {"pipe", "projection", "value_projection", "filter_projection", "flatten"}:
-        return _lacks(document, parts[0])
-    return bool(parts) and all(_lacks(document, part) for part in parts)
+        return _lacks(document, parts[0], interpreter)
+    return bool(parts) and all(_lacks(document, part, interpreter) for part in parts)
 
 
 # --- Looking for paths ---------------------------------------------------------------------------
 
 _MOST_NODES = 5000
 _MOST_INNER = 100
+_LONGEST_NAME = 100
+_LONGEST_SHOWN_PATH = 200
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LAST_NAME = re.compile(r'([^."\[\]]*)"?(?:\[[0-9]+\])*$')
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
@@ -465,13 +594,14 @@ def _walk(document: Any) -> Iterator[tuple[str, float]]:
         inner: list[tuple[str, Any]] = []
         if isinstance(value, dict):
             for name in islice(value, _MOST_INNER):
-                step = name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
-                inner.append((f"{path}.{step}" if path else step, value[name]))
+                if len(name) <= _LONGEST_NAME:
+                    step = name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
+                    inner.append((f"{path}.{step}" if path else step, value[name]))
         elif isinstance(value, list):
             inner = [(f"{path}[{at}]", item) for at, item in enumerate(value[:_MOST_INNER])]
         elif (number := _plain_number(value)) is not None:
             yield path, number
-        pending += reversed(inner)
+        pending += (each for each in reversed(inner) if len(each[0]) <= _LONGEST_SHOWN_PATH)
 
 
 def _plain_number(value: object) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import pytest
 
 from edge import library as library_module
 from edge.errors import ConfigError
-from edge.library import BUILT_IN, Library
+from edge.library import BUILT_IN, Library, Listing
 from edge.meterspec import References, parse_meter
 from edge.template import expand
 
@@ -178,6 +179,53 @@ def test_a_file_that_was_mended_is_read_again(user: Path) -> None:
 def test_what_is_no_file_to_read_is_named(user: Path) -> None:
     (user / "maker-folder.toml").mkdir()
     assert "cannot be read" in str(refused(lambda: Library([user])["maker-folder"]))
+
+
+@pytest.mark.parametrize("name", ["maker-one", "maker-two"])
+def test_a_pipe_or_a_device_is_named_and_never_waited_for(
+    user: Path, built_in: Path, name: str
+) -> None:
+    file = user / f"{name}.toml"
+    file.unlink()
+    if name == "maker-one":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    library = Library([user, built_in])
+    listings: list[Listing] = []
+    thread = threading.Thread(target=lambda: listings.append(library.listing()), daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    (fault,) = listings[0].faults
+    assert fault.path == str(file)
+    assert "no regular file" in fault.message
+
+
+def test_a_file_of_more_than_1_mib_is_not_read(user: Path) -> None:
+    file = user / "maker-one.toml"
+    content = file.read_bytes()
+    file.write_bytes(content + b"#" * (1024 * 1024 - len(content)))
+    assert Library([user])["maker-one"].title == "Mine"
+    file.write_bytes(content + b"#" * (1024 * 1024 + 1 - len(content)))
+    assert "larger than 1 MiB" in str(refused(lambda: Library([user])["maker-one"]))
+
+
+def test_a_link_to_nothing_does_not_give_way_to_the_built_in_file(
+    user: Path, built_in: Path
+) -> None:
+    link = user / "maker-three.toml"
+    link.symlink_to(user / "unmounted" / "maker-three.toml")
+    library = Library([user, built_in])
+    error = refused(lambda: library["maker-three"])
+    assert error.source == str(link)
+    assert "links to a file that is not there" in str(error)
+    assert [fault.path for fault in library.listing().faults] == [str(link)]
+
+
+def test_a_link_to_a_file_is_as_good_as_the_file(user: Path, tmp_path: Path) -> None:
+    (user / "maker-two.toml").rename(tmp_path / "elsewhere.toml")
+    (user / "maker-two.toml").symlink_to(tmp_path / "elsewhere.toml")
+    assert Library([user])["maker-two"].title == "Two"
 
 
 def test_a_byte_order_mark_does_no_harm(user: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from edge.communication import Field, MqttCommunication, MqttEndpoint, TopicUse
 from edge.config import BrokerConfig
 from edge.drivers.mqtt import MqttListener
 from edge.drivers.mqtt.news import Message, MeterNews
-from edge.drivers.mqtt.probe import nearest
+from edge.drivers.mqtt.probe import _Hearing, nearest
 from edge.errors import Cause, LineError, Refused
 from edge.model import Meter, Outcome, Probe
 from tests.brokers import Certificates, Mosquitto, OldBroker, make_certificates, said_by
@@ -291,10 +292,11 @@ def test_a_topic_of_its_own_wins_over_json_that_fills_while_it_speaks() -> None:
     assert hearing.values("p", payload, after_s=61)["voltage"] == 111
 
 
-def test_export_that_json_fills_becomes_a_part_of_power() -> None:
+def test_export_beside_the_power_that_json_fills_is_no_part_of_it() -> None:
     hearing = Hearing(a_meter(power="p", fills=True))
-    assert hearing.values("p", '{"power": 5, "powerExport": 2}')["power"] == 3
-    assert "power" not in hearing.values("p", '{"power": 5, "powerExport": null, "voltage": 230}')
+    payload = '{"power": -2.0, "power_export": 2.0, "power_l1": 7}'
+    assert hearing.values("p", payload) == {"power": -2.0}
+    assert hearing.values("p", '{"power": 5, "powerExport": null}') == {"power": 5}
 
 
 def test_a_refused_topic_is_an_error_until_it_is_granted() -> None:
@@ -375,14 +377,64 @@ def test_a_status_beside_the_values_hides_no_fault_of_theirs() -> None:
     assert error_of(outcome)[0] is Cause.UNREADABLE
 
 
-@pytest.mark.parametrize("payload", ["on fire", "{}", '{"state": ["offline"]}', "[" * 9999, "\xff"])
-def test_a_status_that_says_neither_is_an_error_beside_the_values(payload: str) -> None:
-    hearing = Hearing(a_meter(power="p", status="s", status_path="state"))
+@pytest.mark.parametrize(
+    ("payload", "path", "words"),
+    [
+        ("on fire", None, "neither online nor offline"),
+        ("", None, "neither online nor offline"),
+        ('{"state": "on fire"}', "state", "neither online nor offline"),
+        ('{"age": 5}', "age < `60` && 'fresh'", "neither online nor offline"),
+        ("offline", "state", "it is no JSON"),
+        ("{}", "state", "it has no word there"),
+        ('{"state": ["offline"]}', "state", "it has no word there"),
+        ("[" * 9999, "state", "nested deeper"),
+        ("\xff", "state", "not UTF-8"),
+        ("\xff", None, "not UTF-8"),
+        ('{"age": "5"}', "age < `60`", "fails on it"),
+        ('{"s": [{"rssi": "-50"}]}', "s[?rssi > `-100`] | [0].rssi", "fails on it"),
+        ('{"s": 1e400}', "floor(s)", "fails on it"),
+        ('{"s": "online", "c": 1}', "contains(s, c)", "fails on it"),
+        ('{"s": 1}', "[s]" + " | [@, @][]" * 40 + " | [0]", "more than 50,000 steps"),
+        ('{"s": 1}', "&s", "it has no word there"),
+    ],
+)
+def test_a_status_that_says_neither_is_an_error_beside_the_values(
+    payload: str, path: str | None, words: str
+) -> None:
+    hearing = Hearing(a_meter(power="p", status="s", status_path=path))
     hearing.hear("p", "5")
     outcome = hearing.hear("s", payload.encode("latin-1"))
     assert outcome is not None
     assert outcome.values == {"power": 5}
-    assert "neither online nor offline" in error_of(outcome)[1]
+    cause, text = error_of(outcome)
+    assert cause is Cause.UNREADABLE
+    assert words in text
+    assert len(text) <= 500
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps(
+            {"é" * 170_000: {str(number): number for number in range(8)}}, ensure_ascii=False
+        ),
+        json.dumps({"n" * 100: dict.fromkeys([f"{number}{'m' * 90}" for number in range(8)], 1)}),
+        json.dumps({"power": "x" * 500_000}),
+        json.dumps({"power": "1 " + "x" * 70}),
+        "\U000e0001" * 1000,
+        '{"power": null}',
+        "[1]",
+    ],
+)
+@pytest.mark.parametrize("topic", ["p", "t" * 1000])
+def test_what_devices_and_users_make_up_makes_no_long_sentence(payload: str, topic: str) -> None:
+    meter = a_meter(
+        power=topic, energy=topic, voltage=topic, current=topic, frequency=topic, status=topic
+    )
+    hearing = Hearing(meter)
+    _, text = error_of(hearing.hear(topic, payload))
+    assert text.isprintable()
+    assert len(text) <= 500
 
 
 def test_a_part_of_power_that_stays_silent_is_named_after_a_while() -> None:
@@ -907,6 +959,48 @@ def test_a_retained_message_does_not_hide_the_live_one_before_it() -> None:
     assert listener.counts.superseded == 1
 
 
+def heard_in_one_go(meter: Meter, *payloads: bytes) -> tuple[Outcome, int]:
+    """What messages on topic p come to that arrive together, and how many were superseded."""
+    said = b"".join(bytes([0x30, len(each) + 4, 0, 1, 0x70, 0]) + each for each in payloads)
+    with said_by(CONNACK_5 + said) as port:
+        broker = BrokerConfig(host="127.0.0.1", port=port)
+        listener = MqttListener(ENDPOINT, Clock(), broker)
+        listener.follow([meter])
+        listener.open(2)
+        outcome = hear(listener, meter, lambda outcome: listener.counts.messages == len(payloads))
+        listener.close()
+    return outcome, listener.counts.superseded
+
+
+def test_a_partial_object_is_heard_beside_the_next_one() -> None:
+    outcome, superseded = heard_in_one_go(
+        a_meter(power="p"), b'{"power":400000}', b'{"linkquality":100}'
+    )
+    assert (outcome.values, outcome.error, superseded) == ({"power": 400_000}, None, 0)
+
+
+def test_that_there_is_no_value_is_heard_beside_the_next_object() -> None:
+    meter = a_meter(power="p", fills=True)
+    outcome, superseded = heard_in_one_go(
+        meter, b'{"power":5}', b'{"power":null}', b'{"voltage":231}'
+    )
+    assert (outcome.values, superseded) == ({"voltage": 231}, 1)
+    assert error_of(outcome)[0] is Cause.NO_VALUE
+
+
+def test_an_object_with_the_same_names_supersedes_the_one_before_it() -> None:
+    outcome, superseded = heard_in_one_go(
+        a_meter(power="p"), b'{"power":1}', b'{"power":2}', b'{"id":0,"power":3}'
+    )
+    assert (outcome.values, superseded) == ({"power": 3}, 2)
+
+
+def test_of_many_partial_objects_the_last_ones_are_kept() -> None:
+    parts = [f'{{"power":{number},"n{number}":0}}'.encode() for number in range(20)]
+    outcome, superseded = heard_in_one_go(a_meter(power="p"), *parts)
+    assert (outcome.values, superseded) == ({"power": 19}, 11)
+
+
 def test_two_with_one_client_id_are_told_so(broker: Broker) -> None:
     first = broker.listener(a_meter(power="p"), client_id="dlm")
     broker.listener(a_meter(power="p"), client_id="dlm")
@@ -1125,6 +1219,26 @@ def test_a_probe_names_the_topic_that_was_meant(broker: Broker) -> None:
     assert result.exchanges[0].error == "Nothing was heard within 1 s."
 
 
+@pytest.mark.parametrize(
+    ("others", "topic", "is_named"),
+    [
+        (9_999, "Power", True),
+        (10_000, "Power", False),
+        (0, "P" * 200, True),
+        (0, "P" * 201, False),
+    ],
+)
+def test_a_probe_keeps_so_many_names_only_and_no_endless_one(
+    others: int, topic: str, is_named: bool
+) -> None:
+    hearing = _Hearing(a_meter(power=topic.lower()), Clock())
+    for number in range(others):
+        hearing.heard(f"another/topic/altogether/{number}", b"1", False)
+    hearing.heard(topic, b"1", False)
+    (finding,) = hearing.findings(1.0)
+    assert (f"but on {topic};" in finding.message) is is_named
+
+
 def test_a_probe_tells_of_a_broker_where_nobody_speaks(broker: Broker) -> None:
     result = probe(broker, a_meter(power="p"))
     assert causes(result) == [Cause.TOPIC_NOT_HEARD]
@@ -1181,3 +1295,11 @@ def test_the_nearest_names_are_those_that_differ_least() -> None:
     assert nearest("shellies/em-1/emeter/0/powr", names)[0] == names[0]
     assert nearest("SHELLIES/em-1/emeter/1/power", names) == [names[1]]
     assert nearest("x", names) == []
+
+
+def test_the_nearest_of_thousands_of_names_are_found_quickly() -> None:
+    many = [f"zigbee2mqtt/a_room_with_a_rather_long_name_{n:05}/power" for n in range(10_000)]
+    start_s = time.monotonic()
+    found = nearest("zigbee2mqtt/a_room_with_a_rather_long_name_04210/powr", many)
+    assert time.monotonic() - start_s < 2
+    assert found[0] == "zigbee2mqtt/a_room_with_a_rather_long_name_04210/power"

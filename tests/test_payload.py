@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
 import time
+import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -19,13 +21,16 @@ from edge.errors import BadReply
 from edge.model import QUANTITY_NAMES
 from edge.payload import (
     LONGEST_PATH,
+    NAMED,
     NAMES,
     check_path,
     likely_path,
+    names_in,
     numbers,
     read,
     read_parts,
     shown,
+    word,
 )
 
 MILLI = Fraction(1, 1000)
@@ -208,6 +213,16 @@ def test_fill_gives_what_else_is_named_and_readable() -> None:
     assert read(b"25.5", [Field("power")], fill=True) == {"power": 25.5}
 
 
+def test_fill_never_gives_what_devices_name_alike_and_mean_differently() -> None:
+    # Net power with its export beside it, or import and export: the names do not tell.
+    payload = b'{"power": -2.0, "power_export": 2.0, "powerL1": 1, "energyExport": 3}'
+    assert read(payload, [Field("power")], fill=True) == {"power": -2.0}
+    everything = json.dumps({name: 1 for names in NAMES.values() for name in names}).encode()
+    assert read(everything, [Field("power")], fill=True).keys() == set(NAMED)
+    asked = [Field("power"), Field("powerExport")]
+    assert read(payload, asked, fill=True) == {"power": -2.0, "powerExport": 2.0}
+
+
 def test_what_is_asked_for_must_be_readable() -> None:
     assert "frequency" in reason(b'{"power": 1, "frequency": "often"}', Field("frequency"))
 
@@ -283,7 +298,17 @@ def test_a_failing_path_does_not_show_more_than_a_person_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["a", '"em1:0".act_power', "sum([to_number(a), b])", "a[?b=='c'] | [0].d"]
+    "expression",
+    [
+        "a",
+        '"em1:0".act_power',
+        "sum([to_number(a), b])",
+        "a[?b=='c'] | [0].d",
+        "max_by(a, &b).c",
+        "a[1:3] | [0]",
+        "'x' < `1`",
+        "floor(`1e400`)",
+    ],
 )
 def test_paths_that_can_be_used(expression: str) -> None:
     check_path(expression)
@@ -297,8 +322,20 @@ def test_paths_that_can_be_used(expression: str) -> None:
         ("a[", "ncomplete"),
         ("no_function(a)", "no_function"),
         ("sum(a, b)", "1 argument"),
+        ("join()", "2 arguments"),
         ("(" * 900 + "a" + ")" * 90, "nested too deeply"),
         ("!" * 999 + "a", "nested too deeply"),
+        ("&a", "'&' where no function"),
+        ("a || &b", "'&' where no function"),
+        ("a | [&b]", "'&' where no function"),
+        ("a[*].b", "never one value"),
+        ("a | b[1:3]", "never one value"),
+        ("a.b[]", "never one value"),
+        ("a[?b].c", "never one value"),
+        ("a.*", "never one value"),
+        ("[a, b]", "never one value"),
+        ("a.{b: c}", "never one value"),
+        ("`[1]`" + " | [@, @][]" * 40 + " | [0]", "more than 50,000 steps"),
         ("a" * (LONGEST_PATH + 1), "at most 1000"),
     ],
 )
@@ -306,6 +343,156 @@ def test_paths_that_cannot_be_used(expression: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         check_path(expression)
     assert "\n" not in str(caught.value)
+
+
+# --- Paths that ask for much ---
+
+DOUBLED = " | [@, @]" * 40
+TWO_TEXTS = json.dumps({"a": "x" * 400_000 + "1", "b": "x" * 400_000 + "2"}).encode()
+MANY = json.dumps({"items": list(range(150_000))}).encode()
+WIDE = json.dumps({str(number): number for number in range(60_000)}).encode()
+TAKES_MUCH = {
+    "flatten": ("[power]" + " | [@, @][]" * 40 + " | [0]", b'{"power": 5}'),
+    "flatten of many": (f"[{','.join(['items'] * 150)}][] | [0]", MANY),
+    "slices of many": (f"[{','.join(['items[:]'] * 100)}] | [0][0]", MANY),
+    "values of many": (f"[{','.join(['values(@)'] * 90)}] | [0][0]", WIDE),
+    "map": ("[@]" + " | map(&[@, @], @) | []" * 40 + " | length(@)", b"{}"),
+    "to_string": (f"power{DOUBLED} | to_string(@)", b'{"power": 5}'),
+    "equality": (f"[power{DOUBLED}, power{DOUBLED}] | [0] == [1]", b'{"power": 5}'),
+    "contains": (f"contains([power{DOUBLED}], power{DOUBLED})", b'{"power": 5}'),
+    "merge": ("@" + " | merge(@, {a: @, b: @})" * 30 + " | to_string(@)", b'{"power": 5}'),
+    "sort_by": ("[@]" + " | [@, @][]" * 40 + " | sort_by(@, &a) | [0].a", TWO_TEXTS),
+    "sort": (f"[{','.join(['a', 'b'] * 200)}] | sort(@) | [0]", TWO_TEXTS),
+    "long separator": (f"join(a, '' | [@, @]{' | [@, @][]' * 9})", TWO_TEXTS),
+    "long texts": ("[a, b]" + " | [@, @][]" * 8 + " | join('', @)", TWO_TEXTS),
+    "long texts written": ("[a]" + " | [@, @]" * 9 + " | to_string(@)", TWO_TEXTS),
+    "filter": (f"items[?{' && '.join(['@ >= `0`'] * 60)}] | [0]", MANY),
+    "join": ("a" + " | join(@, [@, @, @, @, @, @, @, @])" * 20, TWO_TEXTS),
+    "reverse": ("[" + "reverse(a)," * 80 + "a] | [0]", TWO_TEXTS),
+    "digits": ("to_number(a)", json.dumps({"a": "9" * 900_000}).encode()),
+}
+
+
+@pytest.mark.parametrize(("path", "payload"), TAKES_MUCH.values(), ids=TAKES_MUCH.keys())
+def test_a_path_that_takes_too_much_is_given_up_soon(path: str, payload: bytes) -> None:
+    assert len(path) <= LONGEST_PATH
+    tracemalloc.start()
+    try:
+        started_s = time.monotonic()
+        why = [reason(payload, Field("power", path)), no_word(payload, path)]
+        assert time.monotonic() - started_s < 5
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert all("takes more than 50,000 steps" in each for each in why)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("sum(items[*].power)", 12_000),
+        ("items[?phase == `2`].power | [0]", 2),
+        ("length(items)", 8000),
+        ("items[7999].power", 1),
+        ("sum(map(&to_number(phase), items[:4000]))", 6000),
+        ("max_by(items, &power).power", 2),
+    ],
+)
+def test_what_meters_need_of_a_long_document_is_not_too_much(path: str, value: float) -> None:
+    items = [
+        {"id": f"shellyem-{number:012x}", "power": 1 + number % 2 * (number != 7999),
+         "phase": 1 + number % 2, "name": "x" * 60}
+        for number in range(8000)
+    ]  # fmt: skip
+    items[-1]["power"], items[0]["power"] = 1, 2
+    assert power(json.dumps({"items": items}), path=path) == value
+
+
+def test_a_function_that_is_given_something_else_does_not_write_it_out() -> None:
+    assert "sum() takes array-number, not list" in reason(
+        b'{"power": 5}', Field("power", f"power{DOUBLED} | sum(@)")
+    )
+
+
+def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    one = st.sampled_from(["[{0}, {0}]", "{{a: {0}, b: {0}}}", "({0})[]", "({0})[*]", "({0}).*",
+                           "({0})[::-1]", "({0})[?@]", "!({0})", "length({0})", "to_string({0})",
+                           "to_array({0})", "keys({0})", "values({0})", "reverse({0})", "sum({0})",
+                           "max({0})", "sort({0})", "to_number({0})", "floor({0})"])  # fmt: skip
+    two = st.sampled_from(["{0} | {1}", "{0} | {1} | {0} | {1}", "[{0}, {1}]", "({0}) == ({1})",
+                           "({0}) < ({1})", "{0} || {1}", "{0} && {1}", "contains({0}, {1})",
+                           "join({0}, {1})", "merge({0}, {1})", "map(&{0}, {1})",
+                           "sort_by({0}, &{1})", "max_by({0}, &{1})"])  # fmt: skip
+    return st.builds(str.format, one, inner) | st.builds(str.format, two, inner, inner)
+
+
+expressions = st.recursive(
+    st.sampled_from(["@", "a", "a.b", "a[0]", "[0]", "'x'", "`[1, [2]]`", "`1e400`", "[@, @]"]),
+    combined,
+    max_leaves=16,
+)
+
+
+# --- Words ---
+
+
+def no_word(payload: bytes, path: str | None) -> str:
+    with pytest.raises(BadReply) as caught:
+        word(payload, path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "path", "said"),
+    [
+        (b" online\n", None, "online"),
+        (b'"online"', None, "online"),
+        (b"", None, ""),
+        (b'{"state": " on "}', "state", "on"),
+        (b'{"state": true}', "state", "true"),
+        (b'{"state": 1}', "state", "1"),
+        (b"[1.5]", "[0]", "1.5"),
+        (b'{"age": 5}', "age < `60`", "true"),
+        (b'{"rssi": [{"v": -50}]}', "rssi[?v > `-100`] | length(@) > `0`", "true"),
+        (b"true", "@ && 'online' || 'offline'", "online"),
+    ],
+)
+def test_the_word_of_a_payload(payload: bytes, path: str | None, said: str) -> None:
+    assert word(payload, path) == said
+
+
+NO_WORD = [
+    (b"\xff", None),
+    (b'"on', None),
+    (b"on", "state"),
+    (b"{}", "state"),
+    (b'{"state": null}', "state"),
+    (b'{"state": ["on"]}', "state"),
+    (b'{"age": "5"}', "age < `60`"),
+    (b'{"sensors": [{"rssi": "-50"}]}', "sensors[?rssi > `-100`] | [0].rssi"),
+    (b'{"s": 1e400}', "floor(s)"),
+    (b'{"s": -1e400}', "ceil(s)"),
+    (b'{"s": "online", "c": 1}', "contains(s, c)"),
+    (b'{"s": [1, "a"]}', "sort(s)"),
+    (b'{"s": [1]}', "join(',', s)"),
+    (b'{"s": [1]}', "merge(s, s)"),
+    (b'{"s": [1]}', "s[::0]"),
+    (b'{"s": [{"a": {}}, {"a": 1}]}', "max_by(s, &a)"),
+    (b'{"s": [{"a": null}, {"a": 1}]}', "sort_by(s, &a)"),
+    (b'{"s": 1}', "no_function(s)"),
+    (b'{"s": 1}', "&s"),
+    (b'{"s": 1}', "not_null(&s)"),
+    (b'{"s": 1}', "s.."),
+    (b'{"s": 1}', "!" * 999 + "s"),
+    (b"[" * 1000, "s"),
+]
+
+
+@pytest.mark.parametrize(("payload", "path"), NO_WORD)
+def test_what_comes_to_no_word_is_a_bad_reply(payload: bytes, path: str | None) -> None:
+    message = no_word(payload, path)
+    assert message.startswith("Payload '")
+    assert len(message) <= 500
 
 
 # --- Bad inputs ---
@@ -354,7 +541,7 @@ def test_bad_inputs_give_one_short_sentence_soon(payload: bytes) -> None:
     assert time.monotonic() - started_s < 2
     assert message.startswith("Payload '")
     assert message.endswith(".")
-    assert len(message) < 600
+    assert len(message) <= 500
     assert message.isprintable()
 
 
@@ -387,6 +574,7 @@ def test_the_message_shows_the_first_80_characters() -> None:
     assert f"'{'x' * 80}'" in reason(b"x" * 80)
     assert shown(b"\x00\xff\n") == "'\\x00�\\n'"
     assert shown(b"abcdef", 3) == "'abc…'"
+    assert len(shown("\U000e0001".encode() * 80)) < 200
 
 
 # --- Whatever comes ---
@@ -417,6 +605,20 @@ def test_any_payload_is_read_or_refused(payload: bytes, path: str | None, fill: 
             continue
         assert all(value is None or math.isfinite(value) for value in values.values())
     assert all(math.isfinite(number) for number in numbers(payload).values())
+
+
+@given(expressions, json_values)
+def test_any_path_ends_soon_in_a_value_or_a_bad_reply(path: str, document: object) -> None:
+    path = path[:LONGEST_PATH]
+    started_s = time.monotonic()
+    with contextlib.suppress(ValueError):
+        check_path(path)
+    payload = json.dumps(document).encode()
+    with contextlib.suppress(BadReply):
+        word(payload, path)
+    with contextlib.suppress(BadReply):
+        read(payload, [Field("power", path)])
+    assert time.monotonic() - started_s < 5
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -451,6 +653,61 @@ def test_looking_for_numbers_is_bounded() -> None:
     assert numbers(json.dumps([["x"] * 1000] * 1000).encode()) == {}
     assert numbers(b"[" * DEEP) == {}
     assert numbers(b"\xff") == {}
+
+
+def test_names_and_paths_that_nobody_can_read_are_left_out() -> None:
+    inner = {str(number): number for number in range(8)}
+    assert numbers(json.dumps({"é" * 170_000: inner}, ensure_ascii=False).encode()) == {}
+    assert numbers(json.dumps({"n" * 100: 1, "m" * 101: 2}).encode()) == {"n" * 100: 1}
+    deep: object = 1
+    for _ in range(9):
+        deep = {"n" * 30: deep, "m": 2}
+    found = numbers(json.dumps(deep).encode())
+    assert len(found) == 7
+    assert max(map(len, found)) <= 200
+
+
+# --- Names ---
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ('{"power": 1}', '{"power": null}'),
+        ('{"power": 1}', '{"voltage": 2, "power": 3}'),
+        ('{"a": {"b": 1}}', '{"a": {"b": 2, "c": 3}}'),
+        ("{}", '{"power": 1}'),
+        ("25.5", '{"power": 1}'),
+        ('[{"power": 1}]', "25.5"),
+        ("{", "}"),
+    ],
+)
+def test_an_object_with_the_same_names_says_all_that_an_earlier_one_says(
+    earlier: str, later: str
+) -> None:
+    assert names_in(earlier.encode()) <= names_in(later.encode())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ('{"power": 1}', '{"voltage": 1}'),
+        ('{"power": 1}', "25.5"),
+        ('{"a": {"b": 1}}', '{"a": {"c": 1}}'),
+        ('{"a": {"b": 1}}', '{"a": 1, "b": 1}'),
+        ('{"a": {"b": 1}}', '{"c": {"b": 1}, "a": {}}'),
+        ('{"a.b": 1}', '{"a": {"b": 1}}'),
+    ],
+)
+def test_other_names_say_something_else(earlier: str, later: str) -> None:
+    assert not names_in(earlier.encode()) <= names_in(later.encode())
+
+
+def test_a_long_name_is_not_repeated_for_each_within_it() -> None:
+    inner = {str(number): number for number in range(20_000)}
+    names = names_in(json.dumps({"n" * 500_000: inner}).encode())
+    assert len(names) == 20_001
+    assert sum(map(len, names)) < 2_000_000
 
 
 def test_the_likely_path_is_told_by_its_last_name() -> None:

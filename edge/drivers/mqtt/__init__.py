@@ -5,8 +5,8 @@
     news        what a meter's messages come to (pure)
     probe       what is wrong with a meter's topics
 
-Of each topic the latest message is kept until it is decoded, and what it supersedes is counted: so a
-burst costs no memory, and hardly more time than reading it.
+Of each topic the latest message is kept until it is decoded, and what it supersedes is counted: so
+a burst costs no memory, and hardly more time than reading it.
 """
 
 from __future__ import annotations

@@ -29,6 +29,11 @@ _STATUS = {
 _PATIENCE_S = 10.0
 """How long a part of power may be missing before that is an error."""
 
+# Of what devices and users make up, as much as one reads in a sentence:
+_SHOWN_TOPIC = 100
+_SHOWN_PATHS = 200
+_SHOWN_NUMBERS = 8
+
 
 @dataclass(frozen=True)
 class Message:
@@ -129,7 +134,7 @@ class MeterNews:
         try:
             values = read(message.payload, use.fields, fill=use.fills)
         except BadReply as exc:
-            error = BadReply(f"Topic {use.topic}: {exc}", exc.cause)
+            error = BadReply(f"Topic {_named(use.topic)}: {exc}", exc.cause)
         # A message may hold only what changed, but one of them must have held something.
         if not values and not error and use.topic not in self._understood:
             error = _nothing_known(use, message.payload)
@@ -161,7 +166,7 @@ class MeterNews:
         elif own or held is not None:
             self._held.pop(quantity, None)
             self._gone[quantity] = BadReply(
-                f"Topic {message.topic} says that {quantity} has no value "
+                f"Topic {_named(message.topic)} says that {quantity} has no value "
                 f"({shown(message.payload)}); check the device that publishes it.",
                 Cause.NO_VALUE,
             )
@@ -170,21 +175,21 @@ class MeterNews:
         try:
             said = word(message.payload, self.communication.status_path)
         except BadReply as exc:
-            self._status_error = BadReply(f"Topic {message.topic}: {exc}", exc.cause)
+            self._status_error = BadReply(f"Topic {_named(message.topic)}: {exc}", exc.cause)
             return self._status_error
         online = _STATUS.get(said.casefold())
         if online is None:
             error = BadReply(
-                f"Topic {message.topic} says {shown(message.payload)}, which is neither online nor "
-                "offline; check topicStatus, and set statusPath where it sends JSON."
+                f"Topic {_named(message.topic)} says {shown(message.payload)}, which is neither "
+                "online nor offline; check topicStatus, and set statusPath where it sends JSON."
             )
             self._status_error = error
             return error
         self._status_error = self._offline = None
         if not online:
             self._offline = BadReply(
-                f"It said on topic {message.topic} that it is offline; check its power and "
-                "network.",
+                f"It said on topic {_named(message.topic)} that it is offline; check its power "
+                "and network.",
                 Cause.SAID_OFFLINE,
             )
             self.interrupted()
@@ -221,8 +226,8 @@ class MeterNews:
         since_mono_s = now_mono_s if self._since_mono_s is None else self._since_mono_s
         if topics and now_mono_s - since_mono_s > _PATIENCE_S:
             return BadReply(
-                f"Its power is not known: no value for it came yet on topic {topics[0]}; check the "
-                "name, also upper and lower case, and that the device publishes it.",
+                f"Its power is not known: no value for it came yet on topic {_named(topics[0])}; "
+                "check the name, also upper and lower case, and that the device publishes it.",
                 Cause.TOPIC_NOT_HEARD,
             )
         return None
@@ -271,11 +276,17 @@ class MeterNews:
         return now_mono_s - held.mono_s
 
 
+def _named(topic: str) -> str:
+    return topic if len(topic) <= _SHOWN_TOPIC else topic[:_SHOWN_TOPIC] + "…"
+
+
 def _nothing_known(use: TopicUse, payload: bytes) -> BadReply:
     wanted = [field.quantity for field in use.fields]
-    seen = list(numbers(payload, most=8))
-    there = f"it has {', '.join(seen)}" if seen else "it has no numbers"
+    seen = ", ".join(numbers(payload, most=_SHOWN_NUMBERS))
+    if len(seen) > _SHOWN_PATHS:
+        seen = seen[:_SHOWN_PATHS] + "…"
+    there = f"it has {seen}" if seen else "it has no numbers"
     return BadReply(
-        f"Topic {use.topic}: payload {shown(payload)} has no known name for {' or '.join(wanted)}; "
-        f"{there}: set {wanted[0]}Path."
+        f"Topic {_named(use.topic)}: payload {shown(payload)} has no known name for "
+        f"{' or '.join(wanted[:_SHOWN_NUMBERS])}; {there}: set {wanted[0]}Path."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from edge.clock import Clock
 from edge.config import BrokerConfig
@@ -21,6 +22,9 @@ _RECEIVE_S = 0.1
 _ALL_TOPICS = "#"
 _SURVEY_S = 2.0
 _MOST_NAMES = 10_000
+_MOST_COMPARED = 200
+_MOST_SLIPS = 8
+"""By so many characters a slip may change a topic's length."""
 _LONGEST_NAME = 200
 _SHOWN_CHARACTERS = 500
 
@@ -178,7 +182,18 @@ def nearest(topic: str, names: Iterable[str]) -> list[str]:
         if name.casefold() == topic.casefold():
             return [name]  # upper and lower case are the usual slip
         folded.setdefault(name.casefold(), name)
-    return [folded[name] for name in difflib.get_close_matches(topic.casefold(), folded, 3, 0.7)]
+    # A broker may have thousands of topics, and each comparison takes its time: the likeliest are
+    # of about the same length, and share a beginning or an end.
+    wanted = topic.casefold()
+    alike = [name for name in folded if abs(len(name) - len(wanted)) <= _MOST_SLIPS]
+    alike.sort(key=lambda name: -(_shared(name, wanted) + _shared(name[::-1], wanted[::-1])))
+    close = difflib.get_close_matches(wanted, alike[:_MOST_COMPARED], 3, 0.7)
+    return [folded[name] for name in close]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common at their start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _only_retained(topic: str, wait_s: float) -> str:
