@@ -14,7 +14,7 @@ PACKAGE = ROOT / "edge"
 
 FLOORS = {
     "errors": 0, "communication": 0, "model": 0, "structure": 0, "clock": 0,
-    "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1, "sunspec": 1,
+    "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1, "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
     "render": 1,
     "library": 2, "image": 2, "registry": 2, "metrics": 2, "logs": 2,
@@ -29,7 +29,9 @@ NEIGHBOURS = {
     ("model", "communication"),  # how a meter is reached
     ("model", "errors"),  # why it was not
     ("meterspec", "template"),  # what a registration leaves to a template
-    ("meterspec", "payload"),  # whether a path is one
+    ("meterspec", "paths"),  # whether a path is one
+    ("meterspec", "payload"),  # which quantities have a name that is known
+    ("payload", "paths"),
     ("interpret", "decode"),  # words read another way
     ("interpret", "physics"),  # which of the ways is likeliest
     ("plausibility", "physics"),  # what is possible
@@ -76,6 +78,7 @@ TESTED_BY = {
     "communication": "meterspec",
     "model": "image",
     "clock": "cycle",
+    "paths": "payload",
     "__main__": "main",
     "api/__init__": "routes",
     "api/connections": "server",

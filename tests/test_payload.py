@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from edge.communication import Field
 from edge.errors import BadReply
 from edge.model import QUANTITY_NAMES
+from edge.paths import LONGEST_PATH, check_path
 from edge.payload import (
-    LONGEST_PATH,
     NAMED,
     NAMES,
-    check_path,
     likely_path,
     names_in,
     numbers,

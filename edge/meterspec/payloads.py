@@ -10,7 +10,7 @@ from typing import Any
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, parse_scale
 from edge.model import QUANTITY_NAMES
-from edge.payload import check_path
+from edge.paths import check_path
 from edge.structure import shown, unknown_keys
 
 LONGEST_TOPIC_BYTES = 1024
