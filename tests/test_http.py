@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import gzip
 import json
 import logging
+import os
 import socket
 import ssl
 import time
@@ -23,8 +25,9 @@ from hypothesis import strategies as st
 
 from edge.clock import Clock
 from edge.communication import Field, HttpCommunication, HttpEndpoint
+from edge.drivers import http as http_module
 from edge.drivers.http import LONGEST_REST_S, HttpDriver
-from edge.drivers.http_connection import MOST_BYTES
+from edge.drivers.http_connection import MOST_BYTES, MOST_BYTES_READ
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply, Refused
 from edge.model import QUANTITY_NAMES, Meter, Outcome, Probe
 from tests.building import FakeClock
@@ -323,6 +326,73 @@ def test_opening_and_closing_twice_is_harmless(serve: Serve) -> None:
     assert not ask.driver.connected
 
 
+# --- What was not asked for ---
+
+
+def answer_of(power: int) -> bytes:
+    body = json.dumps({"power_kw": power}).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def with_before(before: bytes) -> Behaviour:
+    """Send something before the answer, which is 1 kW for /1 and so on."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.send(before)
+        exchange.peer.stopped.wait(0.05)
+        exchange.send(answer_of(int(exchange.asked.target[1:])))
+
+    return answer
+
+
+@pytest.mark.parametrize("interim", [100, 102, 103, 199])
+def test_interim_answers_are_not_the_answer(serve: Serve, interim: int) -> None:
+    ask, peer = serve(with_before(b"HTTP/1.1 %d Wait\r\nLink: </a>\r\n\r\n" % interim * 3))
+    for power in (1, 100, 2):
+        assert ask(target=f"/{power}").values == {"power": power}
+    assert peer.connections == 1
+
+
+def test_interim_answers_are_counted(serve: Serve) -> None:
+    ask, _ = serve(with_before(b"HTTP/1.1 103 Wait\r\n\r\n" * 11))
+    assert "no HTTP answer" in str(ask.error(target="/1"))
+    assert not ask.driver.connected
+
+
+@pytest.mark.parametrize("status", [101, 204, 205, 304, 200])
+def test_what_follows_an_answer_without_a_body_answers_nobody(serve: Serve, status: int) -> None:
+    length = b"Content-Length: 0\r\n" if status in (200, 205) else b""
+    ask, peer = serve(with_before(b"HTTP/1.1 %d Empty\r\n%s\r\n" % (status, length)))
+    ask.error(target="/1")
+    assert not ask.driver.connected
+    peer.behaviour = with_before(b"")
+    assert ask(target="/100").values == {"power": 100}
+    assert peer.connections == 2
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_follows_an_answer_answers_nobody(authority: Authority, tls: bool) -> None:
+    def twice(exchange: Exchange) -> None:
+        exchange.send(answer_of(1) + answer_of(2))
+
+    with http_peer(twice, authority.server_context() if tls else None) as peer:
+        scheme = "https" if tls else "http"
+        ask = Asking(endpoint_of(peer, scheme=scheme, verify_tls=False))
+        for opened in (1, 2, 3):
+            assert ask().values == {"power": 1}
+            assert ask.driver.opened == opened
+        ask.driver.close()
+
+
+def test_what_comes_before_any_question_answers_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ask = Asking(HttpEndpoint("http", "127.0.0.1", server.getsockname()[1]))
+        ask.driver.open(1.0)
+        with server.accept()[0] as connection:
+            connection.sendall(answer_of(1))
+            wait_until(lambda: not ask.driver.connected)
+
+
 # --- Time ---
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\nX-Long: " + b"x" * 900
@@ -433,6 +503,30 @@ def bad_chunk(exchange: Exchange) -> None:
     exchange.hang_up()
 
 
+def chunk_of(size: bytes) -> Behaviour:
+    def chunk(exchange: Exchange) -> None:
+        exchange.give(content_length="", transfer_encoding="chunked")
+        exchange.send(size + b'\r\n{"power_kw": 5}\r\n0\r\n\r\n')
+        exchange.hang_up()
+
+    return chunk
+
+
+def flood_of(head: bytes, more: bytes) -> Behaviour:
+    """Send more than may be read."""
+
+    def flood(exchange: Exchange) -> None:
+        exchange.send(head)
+        for _ in range(MOST_BYTES_READ // len(more) + 2):
+            exchange.send(more)
+        exchange.hang_up()
+
+    return flood
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 def garbage(exchange: Exchange) -> None:
     exchange.send(b"\x00\x01garbage\r\n\r\n")
     exchange.hang_up()
@@ -448,6 +542,14 @@ BAD: dict[str, tuple[Behaviour, str]] = {
     "cut short": (cut_short, "broke off"),
     "cut in a chunk": (cut_chunk, "broke off"),
     "a chunk without a size": (bad_chunk, "broke off"),
+    "a chunk of -5 bytes": (chunk_of(b"-5"), "broke off"),
+    "a chunk of -255 bytes": (chunk_of(b"-ff"), "broke off"),
+    "a chunk of -1 bytes": (flood_of(CHUNKED + b"-1\r\n", b" " * 65536), "more than 2,097,152"),
+    "endless trailers": (flood_of(CHUNKED + b"0\r\n", b"A: b\r\n" * 9999), "more than 2,097,152"),
+    "empty archives": (
+        flood_of(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", gzip.compress(b"") * 3000),
+        "more than 2,097,152",
+    ),
     "web page": (says(b"<!DOCTYPE html>"), "web page"),
     "text": (says(b"hello"), "unreadable"),
     "half of JSON": (says(b'{"power_kw": 5'), "is no JSON"),
@@ -464,7 +566,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(
     serve: Serve, behaviour: Behaviour, words: str
 ) -> None:
     ask, peer = serve(behaviour)
-    error = ask.error()
+    error = ask.error(timeout_s=5.0)
     assert isinstance(error, BadReply)
     assert words in str(error)
     assert str(error).endswith(".")
@@ -708,8 +810,18 @@ def test_tls_with_a_port_that_speaks_plain_http(serve: Serve) -> None:
 
 def test_plain_http_with_a_port_that_speaks_tls(tls_peer: HttpPeer) -> None:
     ask = Asking(endpoint_of(tls_peer))
-    assert isinstance(ask.error(), MeterError)
+    assert "use https:// in url" in str(ask.error())
     ask.driver.close()
+
+
+@pytest.mark.parametrize("reply", [b"", b"\x15\x03\x01\x00\x02\x02\x46"])
+def test_plain_http_with_a_port_that_wants_tls(serve: Serve, reply: bytes) -> None:
+    def alert(exchange: Exchange) -> None:
+        exchange.send(reply)
+        exchange.hang_up()
+
+    ask, _ = serve(alert)
+    assert "use https:// in url" in str(ask.error())
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
@@ -720,6 +832,17 @@ def test_an_authority_that_cannot_be_read(tmp_path: Path, content: str | None) -
     error = line_error(HttpEndpoint("https", "127.0.0.1", 1, ca_file=str(path)))
     assert error.cause is Cause.TLS
     assert "caFile" in str(error)
+
+
+def test_an_authority_that_is_no_file_is_not_read(tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.truncate(1024 * 1024 + 1)
+    for path in (str(pipe), "/dev/zero", str(tmp_path), str(large)):
+        error = line_error(HttpEndpoint("https", "127.0.0.1", 1, ca_file=path))
+        assert error.cause is Cause.TLS
+        assert "regular file" in str(error)
 
 
 def test_tls_that_drips_and_tls_that_never_shakes_hands_end_in_time(authority: Authority) -> None:
@@ -774,6 +897,97 @@ def test_nothing_secret_is_shown_or_logged(serve: Serve, caplog: pytest.LogCaptu
         ask.error()
     assert SECRET not in caplog.text
     assert "hidden" not in caplog.text
+
+
+PASSWORD = "open/sesame"
+BASIC = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+TOKEN = "abc/def+0123456789"
+
+
+def echoed(text: str) -> bytes:
+    return json.dumps({"power_kw": 5, "h": text}).encode()
+
+
+ECHOES: dict[str, bytes] = {
+    "header": echoed(BASIC),
+    "password": echoed(f"user admin and password {PASSWORD} are wrong"),
+    "pair": echoed(f"admin:{PASSWORD}"),
+    "escaped": echoed(PASSWORD).replace(b"/", b"\\/"),
+    "escaped by number": echoed(PASSWORD).replace(b"/", b"\\u002F"),
+    "as in a url": echoed(PASSWORD.replace("/", "%2f")),
+    "capitals": echoed(PASSWORD.upper()),
+    "UTF-16": echoed(PASSWORD).decode().encode("utf-16"),
+    "web page": f"<html>{PASSWORD}".encode(),
+    "name": json.dumps({"power_kw": 5, PASSWORD: 1}).encode(),
+    "query": echoed("/api?token=abc%2Fdef%2B0123456789"),
+    "query as meant": echoed(TOKEN),
+    "key": echoed("X1y2-z3"),
+}
+
+
+@pytest.mark.parametrize("body", ECHOES.values(), ids=ECHOES.keys())
+def test_an_answer_that_repeats_a_secret_is_neither_shown_nor_used(
+    serve: Serve, body: bytes
+) -> None:
+    ask, _ = serve(says(body))
+    changes: dict[str, Any] = {
+        "headers": (("Authorization", BASIC), ("X-Api-Key", "X1y2-z3")),
+        "target": "/api?token=abc%2Fdef%2B0123456789",
+        "fields": (Field("power", f"starts_with(h, '{PASSWORD[0]}') && `1` || `2`"),),
+    }
+    for more in (changes, {**changes, "fields": BY_NAME}):
+        error = ask.error(**more)
+        probe = ask.probe(**more)
+        assert isinstance(error, BadReply)
+        assert "repeats a token, password or secret header" in str(error)
+        assert [finding.message for finding in probe.findings] == [str(error)]
+        assert probe.outcome is None
+        assert "not shown" in str(probe.exchanges[0].raw)
+
+
+def test_what_may_be_a_secret_is_not_shown_but_read(serve: Serve) -> None:
+    ask, _ = serve(
+        says({"power_kw": 5, "serial": "SN-481-516", "id": "0123456789abcdef", "at": "main"})
+    )
+    for changes in (
+        {"headers": (("X-Serial", "SN-481-516"),)},
+        {"target": "/api?id=0123456789abcdef"},
+        {"target": "/api?key=main"},
+    ):
+        probe = ask.probe(**changes)
+        assert probe.outcome is not None
+        assert probe.outcome.values == {"power": 5}
+        assert "not shown" in str(probe.exchanges[0].raw)
+
+
+def test_a_chance_is_no_repetition(serve: Serve) -> None:
+    body = {"power_kw": 1234.5, "total_kwh": 51234, "request": {"Scope": "Device", "show": "power"}}
+    ask, _ = serve(says(body))
+    pin = "Basic " + base64.b64encode(b"admin:1234").decode()
+    probe = ask.probe(headers=(("Authorization", pin),), target="/a?Scope=Device&page=power")
+    assert probe.outcome is not None
+    assert probe.outcome.values == {"power": 1234.5, "energy": 51234}
+    assert probe.exchanges[0].raw == f"'{json.dumps(body)}'"
+
+
+def test_a_redirect_that_repeats_a_secret_is_not_shown(serve: Serve) -> None:
+    ask, peer = serve(says(b""))
+    for location in (
+        f"http://elsewhere.example/{SECRET}",
+        f"http://{SECRET}.example/",
+        f"http://elsewhere.example/s3cret%2Dt0ken/?{SECRET}",
+    ):
+        peer.behaviour = says(b"", 302, location=location)
+        error = ask.error()
+        assert "another origin" in str(error)
+        assert "t0ken" not in str(error)
+
+    def same_origin(exchange: Exchange) -> None:
+        moved = exchange.asked.target.startswith("/api")
+        exchange.give(status=302 if moved else 404, location=f"/{SECRET}" * moved)
+
+    peer.behaviour = same_origin
+    assert "/api/energy is not there" in str(ask.error())
 
 
 @pytest.mark.parametrize("value", [f"{SECRET}\r\nX-More: 1", f"{SECRET}\n", f"{SECRET}€", "\0\r\n"])
@@ -868,6 +1082,52 @@ def test_probe_tells_failures_apart(serve: Serve, behaviour: Behaviour, cause: C
     assert probe.outcome is None
     assert [finding.cause for finding in probe.findings] == [cause]
     assert probe.exchanges[0].error == probe.findings[0].message
+
+
+def test_a_probe_ends_however_long_the_time_out_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "LONGEST_PROBE_S", TIMEOUT_S)
+    ask, _ = serve(lambda exchange: exchange.be_silent())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        no_tls = Asking(HttpEndpoint("https", "127.0.0.1", silent.getsockname()[1]))
+        for probe in (ask.probe, no_tls.probe):
+            started_s = time.monotonic()
+            (finding,) = probe(timeout_s=60.0).findings
+            assert time.monotonic() - started_s < SOON_S
+            assert finding.cause in (Cause.SILENT, Cause.TLS)
+
+
+def test_messages_have_an_end(serve: Serve) -> None:
+    long = "n" * 170_000
+    bodies: list[Any] = [
+        {long: 5, "b": 6},
+        {f"{long[:90]}{at}": at for at in range(40)},
+        {f"{long[:50]}{at}": at for at in range(40)},
+        {long[:90]: {long[:90]: {"P": 1, "Q": 2}}},
+        {"power_kw": "\U000e0001" * 200},
+        "\U000e0001".encode() * 200,
+        b"<html>" + "\U000e0001".encode() * 200,
+        {"power_kw": long},
+    ]
+    ask, peer = serve(says(b""))
+    fields = tuple(Field(quantity, f"{long[:900]}.x") for quantity in QUANTITY_NAMES)
+    for behaviour in [
+        *map(says, bodies),
+        says(b"", 302, location=f"http://a.example/{long[:9000]}"),
+    ]:
+        peer.behaviour = behaviour
+        for changes in (
+            {},
+            {"fields": fields},
+            {"fields": (Field("power", f"abs('{long[:900]}')"),)},
+            {"target": f"/{long[:1900]}"},
+        ):
+            probe = ask.probe(**changes)
+            assert probe.findings
+            for finding in probe.findings:
+                assert len(finding.message) <= 500
+            assert len(str(ask.error(**changes))) <= 500
 
 
 def test_the_system_authorities_are_loaded_once() -> None:

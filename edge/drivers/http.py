@@ -1,20 +1,23 @@
 """The HTTP driver: asks meters, and services that speak for meters, which answer with JSON.
 
 Redirects are followed on the same origin only, so that credentials never leave it. Neither header
-values nor the query, which may hold a token, are ever shown.
+values nor the query, which may hold a token, are ever shown, nor what a server repeats of them. An
+answer that repeats what a registration hides gives no value either: by a well-chosen path, values
+would spell it out.
 
-Source: RFC 9110, sections 10.2.3 (Retry-After) and 15.4 (redirects).
+Sources: RFC 9110, sections 10.2.3 (Retry-After) and 15.4 (redirects); RFC 7617 (Basic).
 """
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
 from edge import __version__
 from edge.clock import Clock
@@ -22,12 +25,15 @@ from edge.communication import HttpCommunication, HttpEndpoint
 from edge.decode import combine
 from edge.drivers.http_connection import Answer, OriginConnection, Request
 from edge.errors import BadReply, Cause, LineError, MeterError, Refused
+from edge.meterspec.secrets import HIDDEN, redacted
 from edge.model import Exchange, Finding, Meter, Outcome, Probe
 from edge.payload import NAMES, likely_path, numbers, read_parts, shown
 
 MOST_REDIRECTS = 3
 LONGEST_REST_S = 3600.0
 """However long a server asks to be left alone."""
+LONGEST_PROBE_S = 10.0
+"""However long a meter's time-out is: the line's other meters wait."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
@@ -36,16 +42,22 @@ _HARMLESS_HEADERS = frozenset(
     {"accept", "accept-charset", "accept-encoding", "accept-language", "content-type", "user-agent"}
 )
 _SHORTEST_SECRET = 4
-_HIDDEN = "(not shown, since it repeats a header of the request, which may be secret)"
+_DISTINCT = 8
+"""Characters from which on a word that stands within another is no chance."""
+_LIKE_A_TOKEN = re.compile(r"(?=.*[0-9])\S{16,}")
+_NOT_SHOWN = "(not shown, since it repeats a header, password or token of the request)"
 _RAW_CHARACTERS = 500
 _SHOWN_NUMBERS = 12
 _SHOWN_NAMES = 6
+_LONGEST_URL = 200
+_LONGEST_LIST = 250
+_LONGEST_ADVICE = 120
 
 
 class HttpDriver:
     """Asks the meters of one origin, over one connection. Line thread only."""
 
-    def __init__(self, endpoint: HttpEndpoint, clock: Clock, settings: Any = None) -> None:
+    def __init__(self, endpoint: HttpEndpoint, clock: Clock) -> None:
         self._endpoint = endpoint
         self._clock = clock
         self._connection = OriginConnection(endpoint)
@@ -79,24 +91,31 @@ class HttpDriver:
         communication = _communication(meter)
         asked = self._clock.mono_s(), self._clock.unix_ms()
         try:
-            return _outcome(communication, self._ask(communication), asked)
+            body = self._ask(communication, communication.timeout_s)
+            return _outcome(communication, body, asked)
         except MeterError as exc:
             return Outcome(error=exc)
 
     def probe(self, meter: Meter) -> Probe:
-        """Ask a meter and explain what comes; see `Line.probe`. Blocks for twice its time-out."""
+        """Ask a meter and explain what comes; see `Driver.probe`.
+
+        Blocks for LONGEST_PROBE_S at most, and for the resolution of a host name.
+        """
         communication = _communication(meter)
         question = f"{communication.method} {_url(self._endpoint, communication.target)}"
+        until_s = time.monotonic() + LONGEST_PROBE_S
         asked = self._clock.mono_s(), self._clock.unix_ms()
         try:
-            self.open(communication.timeout_s)
+            # A name may have two addresses, and TLS takes its time too.
+            self.open(min(communication.timeout_s, LONGEST_PROBE_S / 4))
             asked = self._clock.mono_s(), self._clock.unix_ms()
-            body = self._ask(communication)
+            left_s = max(0.1, until_s - time.monotonic())
+            body = self._ask(communication, min(communication.timeout_s, left_s))
         except (LineError, MeterError) as exc:
             failed = Exchange(question, None, self._clock.mono_s() - asked[0], str(exc))
             return Probe(None, (failed,), (Finding(exc.cause, str(exc)),))
         round_trip_s = self._clock.mono_s() - asked[0]
-        raw = _HIDDEN if _repeats_a_secret(communication, body) else shown(body, _RAW_CHARACTERS)
+        raw = shown(body, _RAW_CHARACTERS) if _may_be_shown(communication, body) else _NOT_SHOWN
         outcome = _outcome(communication, body, asked)
         error = str(outcome.error) if outcome.error else None
         return Probe(
@@ -105,24 +124,25 @@ class HttpDriver:
             tuple(_findings(communication, body, outcome)),
         )
 
-    def _ask(self, communication: HttpCommunication) -> bytes:
+    def _ask(self, communication: HttpCommunication, timeout_s: float) -> bytes:
         """Give the body of a good answer, redirects followed. Raises MeterError or LineError."""
+        hidden, doubtful = _secrets(communication)
         request = Request(
             url=_url(self._endpoint, communication.target),
             method=communication.method,
             target=communication.target,
             headers=_headers(communication),
             body=communication.body,
-            timeout_s=communication.timeout_s,
+            timeout_s=timeout_s,
             # The machine's own clock, as the sockets': it is only waited for.
-            deadline_s=time.monotonic() + communication.timeout_s,
+            deadline_s=time.monotonic() + timeout_s,
         )
         for _ in range(MOST_REDIRECTS + 1):
             answer = self._connection.exchange(request)
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
                 _check_status(request, answer, self._clock.unix_ms())
                 return answer.body
-            request = _redirected(self._endpoint, request, answer)
+            request = _redirected(self._endpoint, request, answer, hidden | doubtful)
         raise Refused(
             answer.status,
             f"{request.url} redirects more than {MOST_REDIRECTS} times; set url to where it ends.",
@@ -144,7 +164,11 @@ def _headers(communication: HttpCommunication) -> dict[str, str]:
 
 def _url(endpoint: HttpEndpoint, target: str) -> str:
     """What messages call an address: without the query, which may hold a token."""
-    return endpoint.name + target.partition("?")[0]
+    return _cut(endpoint.name + target.partition("?")[0], _LONGEST_URL)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 # --- Values --------------------------------------------------------------------------------------
@@ -152,13 +176,21 @@ def _url(endpoint: HttpEndpoint, target: str) -> str:
 
 def _outcome(communication: HttpCommunication, body: bytes, asked: tuple[float, int]) -> Outcome:
     """What the body of an answer comes to; asked: mono_s and unix_ms of the request."""
-    is_shown = not _repeats_a_secret(communication, body)
+    hidden, _ = _secrets(communication)
+    if _repeats(body.decode("utf-8", "replace"), hidden):
+        return Outcome(
+            error=BadReply(
+                "The answer repeats a token, password or secret header of the request, so nothing "
+                "of it is used or shown; choose a url whose answer does not."
+            )
+        )
+    is_shown = _may_be_shown(communication, body)
     if is_shown and body.lstrip()[:1] == b"<":
         page = f"The answer is a web page or XML, not JSON: {shown(body)}; check url."
         return Outcome(error=BadReply(page))
     found, error = read_parts(body, communication.fields)
     if error is not None and not is_shown:
-        error = BadReply(f"The answer is unreadable {_HIDDEN}; check url and paths.")
+        error = BadReply(f"The answer is unreadable {_NOT_SHOWN}; check url and paths.")
     values = {quantity: value for quantity, value in found.items() if value is not None}
     paths = {field.quantity: field.path for field in communication.fields if field.path}
     combined = combine(values, found.keys() | paths.keys(), invert=communication.invert)
@@ -171,7 +203,8 @@ def _missing(
     """Say what is not there of what was asked for; that is all with a path, and power."""
     absent = [f"{name}Path {path!r}" for name, path in paths.items() if name not in found]
     if absent:
-        return BadReply(f"The answer has nothing at {', '.join(absent)}; correct the path.")
+        where = _cut(", ".join(absent), _LONGEST_LIST)
+        return BadReply(f"The answer has nothing at {where}; correct the path.")
     if not found:
         names = [name for field in communication.fields for name in NAMES[field.quantity]]
         more = " …" if len(names) > _SHOWN_NAMES else ""
@@ -188,17 +221,6 @@ def _missing(
     return None
 
 
-def _repeats_a_secret(communication: HttpCommunication, body: bytes) -> bool:
-    words = {
-        word.encode("utf-8", "replace")
-        for name, value in communication.headers
-        if name.lower() not in _HARMLESS_HEADERS
-        for word in value.split()
-        if len(word) >= _SHORTEST_SECRET
-    }
-    return any(word in body for word in words - {b"Bearer", b"Basic"})
-
-
 def _findings(communication: HttpCommunication, body: bytes, outcome: Outcome) -> Iterator[Finding]:
     """What is wrong with an answer, and the paths that may be meant."""
     if outcome.error is not None:
@@ -207,12 +229,14 @@ def _findings(communication: HttpCommunication, body: bytes, outcome: Outcome) -
             return
     wanted = [field.quantity for field in communication.fields if field.path]
     missing = [name for name in dict.fromkeys(["power", *wanted]) if name not in outcome.values]
-    there = {} if _repeats_a_secret(communication, body) else numbers(body)
+    there = numbers(body) if _may_be_shown(communication, body) else {}
+    there = {path: value for path, value in there.items() if len(path) <= _LONGEST_ADVICE}
     if not there:
         return
     listed = ", ".join(
         f"{path} ({value:g})" for path, value in islice(there.items(), _SHOWN_NUMBERS)
     )
+    listed = _cut(listed, _LONGEST_LIST)
     more = " …" if len(there) > _SHOWN_NUMBERS else ""
     for quantity in missing:
         path = likely_path(quantity, there)
@@ -222,6 +246,85 @@ def _findings(communication: HttpCommunication, body: bytes, outcome: Outcome) -
             f"There is no value for {quantity}; the answer has these numbers: {listed}{more}; "
             f"{advice}.",
         )
+
+
+# --- Secrets -------------------------------------------------------------------------------------
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|(.))")
+
+
+def _may_be_shown(communication: HttpCommunication, body: bytes) -> bool:
+    hidden, doubtful = _secrets(communication)
+    return not _repeats(body.decode("utf-8", "replace"), hidden | doubtful)
+
+
+def _secrets(communication: HttpCommunication) -> tuple[frozenset[str], frozenset[str]]:
+    """Give the words of a request that a registration hides, and others that may be secret.
+
+    The former are told by the names that they stand under, in headers and query.
+    """
+    hidden: set[str] = set()
+    doubtful: set[str] = set()
+    for name, value in communication.headers:
+        if _is_hidden(name):
+            hidden.update(_words(name, value))
+        elif name.lower() not in _HARMLESS_HEADERS:
+            doubtful.update(_words(name, value))
+    for name, value in parse_qsl(communication.target.partition("?")[2]):
+        if _is_hidden(name) and len(value) >= _DISTINCT:
+            hidden.add(value)
+        elif _is_hidden(name) or _LIKE_A_TOKEN.fullmatch(value):  # `?key=power` is no secret
+            doubtful.add(value)
+    return _long_enough(hidden), _long_enough(doubtful)
+
+
+def _long_enough(words: Collection[str]) -> frozenset[str]:
+    return frozenset(word for word in words if len(word) >= _SHORTEST_SECRET)
+
+
+def _is_hidden(name: str) -> bool:
+    return bool(redacted({"headers": {name: ""}})["headers"][name] == HIDDEN)
+
+
+def _words(name: str, value: str) -> Iterator[str]:
+    """The words of a header that may be told on their own, such as a password."""
+    words = value.split()
+    if name.lower() == "authorization" and len(words) > 1:
+        scheme = words.pop(0)
+        if scheme.lower() == "basic":
+            yield from _basic_words(words[0])
+    for word in words:
+        yield word
+        yield word.partition("=")[2].rstrip(";")  # of a cookie
+
+
+def _basic_words(encoded: str) -> Iterator[str]:
+    try:
+        pair = base64.b64decode(encoded).decode("utf-8", "replace")
+    except ValueError:
+        return
+    yield pair
+    yield pair.partition(":")[2]
+
+
+def _repeats(text: str, words: Collection[str]) -> bool:
+    """Whether a text holds one of the words, be it escaped as in JSON or as in a URL.
+
+    A short word counts where it stands by itself only: 1234 is in many a number.
+    """
+    if not words:
+        return False
+    found = re.compile(
+        "|".join(
+            re.escape(word) if len(word) >= _DISTINCT else rf"(?<![\w.]){re.escape(word)}(?![\w.])"
+            for word in map(str.casefold, words)
+        )
+    )
+    text = text.replace("\0", "").casefold()  # UTF-16 has zeros between
+    unescaped = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)
+    return any(
+        found.search(form.casefold()) for raw in (text, unescaped) for form in (raw, unquote(raw))
+    )
 
 
 # --- Answers that are no reading -----------------------------------------------------------------
@@ -285,8 +388,13 @@ def _http_date_s(text: str) -> float:
         return 0.0
 
 
-def _redirected(endpoint: HttpEndpoint, request: Request, answer: Answer) -> Request:
-    """Give the request that an answer redirects to. Raises Refused where it is another origin."""
+def _redirected(
+    endpoint: HttpEndpoint, request: Request, answer: Answer, secrets: Collection[str]
+) -> Request:
+    """Give the request that an answer redirects to. Raises Refused where it is another origin.
+
+    Neither the error nor the request's url, which messages show, repeats one of the secrets.
+    """
     scheme = host = path = query = ""
     port: int | None = None
     try:
@@ -295,16 +403,19 @@ def _redirected(endpoint: HttpEndpoint, request: Request, answer: Answer) -> Req
         port = to.port or _PORTS.get(scheme)
     except ValueError:
         pass  # no address at all is another origin, too
+    is_shown = not _repeats(f"{host} {path}", secrets)
     if (scheme, host, port) != (endpoint.scheme, endpoint.host.lower(), endpoint.port):
-        where = f"{scheme}://{host}:{port}{path}" if host else "no usable address"
+        where = shown(f"{scheme}://{host}:{port}{path}".encode()) if host else "no usable address"
         raise Refused(
             answer.status,
-            f"{request.url} redirects to {shown(where.encode())} (HTTP {answer.status}), where "
-            "no credentials are sent, since it is another origin; set url to it if it is right.",
+            f"{request.url} redirects to {where if is_shown else _NOT_SHOWN} "
+            f"(HTTP {answer.status}), where no credentials are sent, since it is another origin; "
+            "set url to it if it is right.",
             Cause.HTTP_STATUS,
         )
     target = quote(path, _SAFE) + (f"?{quote(query, _SAFE)}" if query else "")
-    request = replace(request, target=target, url=_url(endpoint, target))
+    url = _url(endpoint, target) if is_shown else request.url
+    request = replace(request, target=target, url=url)
     if answer.status != 303:
         return request
     headers = {k: v for k, v in request.headers.items() if not k.lower().startswith("content-")}

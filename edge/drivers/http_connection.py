@@ -5,28 +5,36 @@ redirect by themselves.
 
 - The time-out is for a whole exchange. A socket's own time-out starts anew with each byte that
   comes, so here each wait is cut to what is left of the whole.
+- So many bytes and no more: of the body, and of all else that makes up an answer.
 - An idle connection may be closed by the server in the moment in which it is used. Then, and only
   then, the request is sent once more, on a new connection; a POST too, since all that a meter is
   asked for is a reading.
+- What was not asked for must not answer the next question, which may be about another meter. So
+  a connection on which anything came after an answer is not used again, nor one which gave an
+  answer without a body: that may yet come.
 - Neither header values nor the query, which may hold a token, stand in any message.
 
-Sources: RFC 9112, section 9.3.1 (the idle connection); RFC 9110, section 9.2.2 (what may be
-repeated).
+Sources: RFC 9112, sections 9.2 and 9.3.1 (the idle connection); RFC 9110, sections 9.2.2 (what may
+be repeated) and 15.2 (interim answers).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import logging
 import math
 import os
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -44,6 +52,12 @@ from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
 
 MOST_BYTES = 1024 * 1024
 """Of an answer's body, decompressed."""
+MOST_BYTES_READ = 2 * MOST_BYTES
+"""Of an answer with its heads, chunk sizes and trailers, as it comes."""
+
+_MOST_INTERIM = 10
+_MOST_CA_BYTES = 1024 * 1024
+_SWITCHING_PROTOCOLS = 101
 
 _NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 
@@ -88,11 +102,11 @@ class OriginConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether a request can be sent; one that the server closed meanwhile is closed here."""
+        """Whether a request can be sent; if the server closed it, or sent something, it is not."""
         if self._connection is None or self._connection.sock is None:
             return False
-        # A new TLS connection has something to read before anything was asked: session tickets.
-        if self._used and not self._connection.is_connected:
+        assert isinstance(self._connection.sock, _Socket)
+        if not _is_quiet(self._connection.sock):
             self.close()
         return self._connection is not None
 
@@ -110,6 +124,7 @@ class OriginConnection:
         except (OSError, HTTPError, UnicodeError) as exc:
             connection.close()
             raise _unreachable(self._endpoint, timeout_s, exc) from exc
+        connection.response_class = _FinalResponse
         plain = connection.sock
         if not isinstance(plain, _TlsSocket):
             connection.sock = _Socket(plain.family, plain.type, plain.proto, plain.detach())
@@ -135,10 +150,13 @@ class OriginConnection:
                 self.close()
                 if not was_used:
                     raise NoReply(
-                        f"{request.url} closed the connection instead of answering; restart the "
-                        "device if it stays.",
+                        f"{request.url} closed the connection instead of answering; "
+                        f"{self._other_scheme()}restart the device if it stays.",
                         Cause.CONNECTION_LOST,
                     ) from exc
+            except _TooMuch as exc:
+                self.close()
+                raise _too_much(request, MOST_BYTES_READ) from exc
             except MeterError:
                 self.close()
                 raise
@@ -156,9 +174,11 @@ class OriginConnection:
         """
         connection = self._connection
         assert connection is not None
-        assert isinstance(connection.sock, _Socket | _TlsSocket)
-        connection.sock.deadline_s = request.deadline_s
+        assert isinstance(connection.sock, _Socket)
         connection.timeout = max(0.001, request.deadline_s - time.monotonic())
+        connection.sock.settimeout(connection.timeout)
+        connection.sock.deadline_s = request.deadline_s
+        connection.sock.bytes_left = MOST_BYTES_READ
         try:
             connection.request(
                 request.method,
@@ -179,7 +199,7 @@ class OriginConnection:
             ) from None
         except (HTTPException, HTTPError, OSError) as exc:
             raise BadReply(
-                f"{request.url} gave no HTTP answer; check host, port, and http or https."
+                f"{request.url} gave no HTTP answer; {self._other_scheme()}check host and port."
             ) from exc
 
     def _finish(self, request: Request, response: BaseHTTPResponse) -> Answer:
@@ -193,7 +213,7 @@ class OriginConnection:
                 f"{request.url} gave an answer that cannot be decompressed; remove "
                 "Accept-Encoding from headers."
             ) from exc
-        except (HTTPException, HTTPError, OSError) as exc:
+        except (HTTPException, HTTPError, OSError, ValueError) as exc:  # a chunk of -5 bytes
             raise BadReply(
                 f"{request.url} broke off in the middle of its answer; check the network and the "
                 "device."
@@ -203,11 +223,14 @@ class OriginConnection:
                 response.close()
                 self.close()
         if len(body) > MOST_BYTES:
-            raise BadReply(
-                f"{request.url} gave more than {MOST_BYTES:,} bytes; choose a url that gives less."
-            )
+            raise _too_much(request, MOST_BYTES)
+        if not body:  # it may yet come, whatever the head said
+            self.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status, headers, body)
+
+    def _other_scheme(self) -> str:
+        return "use https:// in url if the port is for TLS, or " * (self._endpoint.scheme == "http")
 
 
 def _silence(request: Request) -> NoReply:
@@ -217,34 +240,87 @@ def _silence(request: Request) -> NoReply:
     )
 
 
-# --- Sockets that end in time --------------------------------------------------------------------
+def _too_much(request: Request, most: int) -> BadReply:
+    return BadReply(f"{request.url} gave more than {most:,} bytes; choose a url that gives less.")
+
+
+class _FinalResponse(HTTPResponse):
+    """Reads on to the final answer; the library's own takes any interim one but 100 for it."""
+
+    def begin(self) -> None:
+        for _ in range(_MOST_INTERIM + 1):
+            super().begin()
+            if not 100 <= self.status < 200 or self.status == _SWITCHING_PROTOCOLS:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  # or it reads no other head
+        raise HTTPException(f"more than {_MOST_INTERIM} interim answers")
+
+
+# --- Sockets that come to an end -----------------------------------------------------------------
+
+
+class _TooMuch(Exception):
+    """More came than bytes_left; no OSError, so that no library takes it for its own."""
 
 
 class _Socket(socket.socket):
-    """deadline_s: monotonic time after which nothing is read any more, whatever still comes."""
+    """Reads until deadline_s, monotonic time, and at most bytes_left, whatever still comes."""
 
     deadline_s = math.inf
+    bytes_left = MOST_BYTES_READ
+    has_surplus = False
+    """More was read than the answer; it is lost."""
 
     def recv_into(self, *args: Any) -> int:
-        self.settimeout(_left(self.deadline_s))
-        return super().recv_into(*args)
+        left_s = self.deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self.settimeout(left_s)
+        count = super().recv_into(*args)
+        self.bytes_left -= count
+        if self.bytes_left < 0:
+            raise _TooMuch
+        return count
+
+    def makefile(self, *_args: Any, **_options: Any) -> Any:
+        return _Reader(super().makefile("rb", buffering=0), self)
 
 
-class _TlsSocket(ssl.SSLSocket):
+class _TlsSocket(_Socket, ssl.SSLSocket):
     """The same over TLS."""
 
-    deadline_s = math.inf
 
-    def recv_into(self, *args: Any) -> int:
-        self.settimeout(_left(self.deadline_s))
-        return super().recv_into(*args)
+class _Reader(io.BufferedReader):
+    """What an answer is read from; at its end it tells its socket of what it read ahead."""
+
+    def __init__(self, raw: io.RawIOBase, connection: _Socket) -> None:
+        super().__init__(raw)
+        self._connection = connection
+
+    def close(self) -> None:
+        if not self.closed:
+            self._connection.deadline_s = 0.0  # so that only what is there already can be seen
+            with contextlib.suppress(OSError):
+                self._connection.has_surplus |= bool(self.peek())
+        super().close()
 
 
-def _left(deadline_s: float) -> float:
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
+def _is_quiet(connection: _Socket) -> bool:
+    """Whether nothing lies there to be read: no byte that nobody asked for, and no end.
+
+    Reading is the only way to know over TLS, where session tickets may come at any time. What is
+    read is lost, so a connection that is not quiet is to be closed.
+    """
+    if connection.has_surplus:
+        return False
+    connection.settimeout(0)
+    try:
+        connection.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 # --- Connecting ----------------------------------------------------------------------------------
@@ -262,8 +338,16 @@ def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
     if not endpoint.ca_file or not endpoint.verify_tls:
         return _shared_context(endpoint.verify_tls)
     try:
+        # Reading from a pipe or a device might never end.
+        found = Path(endpoint.ca_file).stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_CA_BYTES:
+            raise LineError(
+                f"caFile is not a regular file of at most {_MOST_CA_BYTES:,} bytes; give the path "
+                "of a file with certificates in PEM form.",
+                Cause.TLS,
+            )
         context = ssl.create_default_context(cafile=endpoint.ca_file)
-    except OSError as exc:  # ssl.SSLError is one
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
         raise LineError(
             "caFile cannot be read as certificates in PEM form; check the path and the file.",
             Cause.TLS,
@@ -313,8 +397,9 @@ def _unreachable(endpoint: HttpEndpoint, timeout_s: float, exc: Exception) -> Li
             Cause.NO_ROUTE,
         )
     if isinstance(cause, ssl.SSLCertVerificationError):
+        why = cause.verify_message[:150].rstrip(".")
         return LineError(
-            f"The certificate of {name} is not trusted ({cause.verify_message.rstrip('.')}); set "
+            f"The certificate of {name} is not trusted ({why}); set "
             "caFile to its authority, check host and clock, or set verifyTls to false.",
             Cause.TLS,
         )
