@@ -61,7 +61,7 @@ ROOMS = {
     "pymodbus": {"drivers/modbus/framing"},
     "serial": {"drivers/modbus/wire", "simulate/rtu"},
     "paho": {"drivers/mqtt/connection", "simulate/mqtt"},
-    "urllib3": {"drivers/http_connection"},
+    "urllib3": {"drivers/http/connection"},
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""
 
@@ -84,7 +84,9 @@ TESTED_BY = {
     "api/connections": "server",
     "api/http1": "server",
     "drivers/__init__": "drivers",
-    "drivers/http_connection": "http",
+    "drivers/http/__init__": "http",
+    "drivers/http/connection": "http",
+    "drivers/http/secrets": "http",
     "drivers/modbus/__init__": "modbus",
     "drivers/modbus/probe": "modbus_probe",
     "drivers/modbus/questions": "modbus_probe",

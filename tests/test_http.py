@@ -27,7 +27,7 @@ from edge.clock import Clock
 from edge.communication import Field, HttpCommunication, HttpEndpoint
 from edge.drivers import http as http_module
 from edge.drivers.http import LONGEST_REST_S, HttpDriver
-from edge.drivers.http_connection import MOST_BYTES, MOST_BYTES_READ
+from edge.drivers.http.connection import MOST_BYTES, MOST_BYTES_READ
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply, Refused
 from edge.model import QUANTITY_NAMES, Meter, Outcome, Probe
 from tests.building import FakeClock
@@ -945,6 +945,12 @@ def test_an_answer_that_repeats_a_secret_is_neither_shown_nor_used(
         assert "not shown" in str(probe.exchanges[0].raw)
 
 
+def test_a_short_number_that_is_a_password_is_in_many_an_answer(serve: Serve) -> None:
+    ask, _ = serve(says({"power_kw": 1234}))
+    pair = base64.b64encode(b"admin:1234").decode()
+    assert ask(headers=(("Authorization", f"Basic {pair}"),)).values == {"power": 1234}
+
+
 def test_what_may_be_a_secret_is_not_shown_but_read(serve: Serve) -> None:
     ask, _ = serve(
         says({"power_kw": 5, "serial": "SN-481-516", "id": "0123456789abcdef", "at": "main"})
@@ -1133,7 +1139,7 @@ def test_messages_have_an_end(serve: Serve) -> None:
 def test_the_system_authorities_are_loaded_once() -> None:
     contexts: list[ssl.SSLContext] = []
     for _ in range(2):
-        with mock.patch("edge.drivers.http_connection.HTTPSConnection") as made:
+        with mock.patch("edge.drivers.http.connection.HTTPSConnection") as made:
             made.return_value.connect.side_effect = OSError
             with pytest.raises(LineError):
                 driver_of(HttpEndpoint("https", "127.0.0.1", 1)).open(1.0)

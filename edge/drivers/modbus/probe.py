@@ -38,13 +38,14 @@ _TCP_UNIT = 255
 _OTHER_TRANSPORT = {"tcp": "rtu-over-tcp", "rtu-over-tcp": "tcp"}
 _OTHER_FUNCTION = {3: 4, 4: 3}
 _MOST_EXAMINED = 10
+_SCAN = "find the units that answer with `dlm-edge probe --scan`"
 
 
 def probe(driver: ModbusDriver, meter: Meter, clock: Clock) -> Probe:
     """Question a meter over its line's driver; see `Driver.probe`.
 
     Blocks for about 3 s where the meter answers and 10 s where all is silent; with a time-out
-    above 1 s for up to 25 s. Line thread only.
+    above 1 s for up to 20 s. Line thread only.
     """
     assert isinstance(meter.communication, ModbusCommunication)
     questions = Questions(driver, meter.communication, clock)
@@ -181,7 +182,7 @@ def _advice(communication: ModbusCommunication, error: MeterError) -> str:
         return (
             f"The gateway is there, but unit {communication.unit_id} behind it is not, nor any of "
             "the usual ones: check the meter's power, A and B, and that the gateway's baudrate "
-            "and parity are the meter's."
+            f"and parity are the meter's; or {_SCAN}."
         )
     if error.cause is Cause.CONNECTION_LOST:
         return (
@@ -190,18 +191,18 @@ def _advice(communication: ModbusCommunication, error: MeterError) -> str:
         )
     if error.cause is Cause.UNREADABLE:
         if is_serial:
-            return f"{error} Tried was {settings}; a scan tries the others."
+            return f"{error} Tried was {settings}; `dlm-edge probe --scan` tries the others."
         return f"{error} Check that port {endpoint.port} is that for Modbus, too."
     if is_serial:
         return (
             f"Nobody answers on {endpoint.serial_port} at {settings}, as unit "
             f"{communication.unit_id} or a usual one: check the meter's power, that A and B are "
-            "not swapped, the termination, and its own baudrate and parity; or scan the line."
+            f"not swapped, the termination, and its own baudrate and parity; or {_SCAN}."
         )
     return (
         f"{endpoint.host} accepts the connection, but nobody answers, as unit "
-        f"{communication.unit_id} or a usual one: check unitId, the serial settings and wiring "
-        "behind a gateway, and that no other client keeps the device busy."
+        f"{communication.unit_id} or a usual one: check unitId, or {_SCAN}; check the serial "
+        "settings and wiring behind a gateway, and that no other client keeps the device busy."
     )
 
 
@@ -235,8 +236,9 @@ def _findings_of_addresses(
     known = words_of(questions.answers)
     elsewhere: dict[int, list[ReadRequest]] = {}
     lower: list[ReadRequest] = []
-    nowhere = list(refused[_MOST_EXAMINED:])
-    for request in refused[:_MOST_EXAMINED]:
+    nowhere: list[ReadRequest] = []
+    examined, others = refused[:_MOST_EXAMINED], refused[_MOST_EXAMINED:]
+    for request in examined:
         other = _OTHER_FUNCTION[request.function]
         below = request.address - 1
         if _reads(questions, replace(request, function=other, registers=())):
@@ -251,7 +253,13 @@ def _findings_of_addresses(
         else:
             nowhere.append(request)
     for other, requests in elsewhere.items():
-        yield _finding_of_address(requests, f"set registerType to {TABLES[other]}, which answers")
+        advice = f"set registerType to {TABLES[other]}, which answers"
+        if others and len(requests) == len(examined):
+            # So will the rest, which would take too long to ask for.
+            advice += f" for the first {len(examined)}"
+            requests, others = [*requests, *others], ()
+        yield _finding_of_address(requests, advice)
+    nowhere += others
     if lower:
         advice = "one address lower answers, and many manuals count from 1: subtract 1"
         yield _finding_of_address(lower, advice)

@@ -22,8 +22,8 @@ TABLES = {function: table for table, function in FUNCTIONS.items()}
 AGAIN_S = 2.0
 """How long an answer may take when it is not the first one that is waited for."""
 
-_LONGEST_S = 10.0
-"""A probe waits no longer for an answer, whatever the time-out is."""
+_LONGEST_S = 5.0
+"""A probe waits no longer for an answer, whatever the time-out is: others on the line wait, too."""
 _WORDS_BEFORE, _WORDS_AFTER = 2, 4
 _MOST_NEIGHBOURHOODS = 24
 """Requests for neighbours; a device that refuses holes would have each word asked for alone."""

@@ -1,4 +1,7 @@
-"""The HTTP driver: asks meters, and services that speak for meters, which answer with JSON.
+"""HTTP: asks meters, and services that speak for meters, which answer with JSON.
+
+    connection  one connection to an origin: the one module that touches urllib3
+    secrets     what must not be shown where a server repeats it (pure)
 
 Redirects are followed on the same origin only, so that credentials never leave it. Neither header
 values nor the query, which may hold a token, are ever shown, nor what a server repeats of them. An
@@ -10,22 +13,20 @@ Sources: RFC 9110, sections 10.2.3 (Retry-After) and 15.4 (redirects); RFC 7617 
 
 from __future__ import annotations
 
-import base64
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from edge import __version__
 from edge.clock import Clock
 from edge.communication import HttpCommunication, HttpEndpoint
 from edge.decode import combine
-from edge.drivers.http_connection import Answer, OriginConnection, Request
+from edge.drivers.http.connection import Answer, OriginConnection, Request
+from edge.drivers.http.secrets import may_be_shown, repeats, secrets
 from edge.errors import BadReply, Cause, LineError, MeterError, Refused
-from edge.meterspec.secrets import HIDDEN, redacted
 from edge.model import Exchange, Finding, Meter, Outcome, Probe
 from edge.payload import NAMES, likely_path, numbers, read_parts, shown
 
@@ -38,13 +39,6 @@ LONGEST_PROBE_S = 10.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"http": 80, "https": 443}
 _SAFE = "%/:=&?~+!$,;'@()*[]"
-_HARMLESS_HEADERS = frozenset(
-    {"accept", "accept-charset", "accept-encoding", "accept-language", "content-type", "user-agent"}
-)
-_SHORTEST_SECRET = 4
-_DISTINCT = 8
-"""Characters from which on a word that stands within another is no chance."""
-_LIKE_A_TOKEN = re.compile(r"(?=.*[0-9])\S{16,}")
 _NOT_SHOWN = "(not shown, since it repeats a header, password or token of the request)"
 _RAW_CHARACTERS = 500
 _SHOWN_NUMBERS = 12
@@ -115,7 +109,7 @@ class HttpDriver:
             failed = Exchange(question, None, self._clock.mono_s() - asked[0], str(exc))
             return Probe(None, (failed,), (Finding(exc.cause, str(exc)),))
         round_trip_s = self._clock.mono_s() - asked[0]
-        raw = shown(body, _RAW_CHARACTERS) if _may_be_shown(communication, body) else _NOT_SHOWN
+        raw = shown(body, _RAW_CHARACTERS) if may_be_shown(communication, body) else _NOT_SHOWN
         outcome = _outcome(communication, body, asked)
         error = str(outcome.error) if outcome.error else None
         return Probe(
@@ -126,7 +120,7 @@ class HttpDriver:
 
     def _ask(self, communication: HttpCommunication, timeout_s: float) -> bytes:
         """Give the body of a good answer, redirects followed. Raises MeterError or LineError."""
-        hidden, doubtful = _secrets(communication)
+        hidden, doubtful = secrets(communication)
         request = Request(
             url=_url(self._endpoint, communication.target),
             method=communication.method,
@@ -176,15 +170,15 @@ def _cut(text: str, characters: int) -> str:
 
 def _outcome(communication: HttpCommunication, body: bytes, asked: tuple[float, int]) -> Outcome:
     """What the body of an answer comes to; asked: mono_s and unix_ms of the request."""
-    hidden, _ = _secrets(communication)
-    if _repeats(body.decode("utf-8", "replace"), hidden):
+    hidden, _ = secrets(communication)
+    if repeats(body.decode("utf-8", "replace"), hidden):
         return Outcome(
             error=BadReply(
                 "The answer repeats a token, password or secret header of the request, so nothing "
                 "of it is used or shown; choose a url whose answer does not."
             )
         )
-    is_shown = _may_be_shown(communication, body)
+    is_shown = may_be_shown(communication, body)
     if is_shown and body.lstrip()[:1] == b"<":
         page = f"The answer is a web page or XML, not JSON: {shown(body)}; check url."
         return Outcome(error=BadReply(page))
@@ -229,7 +223,7 @@ def _findings(communication: HttpCommunication, body: bytes, outcome: Outcome) -
             return
     wanted = [field.quantity for field in communication.fields if field.path]
     missing = [name for name in dict.fromkeys(["power", *wanted]) if name not in outcome.values]
-    there = numbers(body) if _may_be_shown(communication, body) else {}
+    there = numbers(body) if may_be_shown(communication, body) else {}
     there = {path: value for path, value in there.items() if len(path) <= _LONGEST_ADVICE}
     if not there:
         return
@@ -246,85 +240,6 @@ def _findings(communication: HttpCommunication, body: bytes, outcome: Outcome) -
             f"There is no value for {quantity}; the answer has these numbers: {listed}{more}; "
             f"{advice}.",
         )
-
-
-# --- Secrets -------------------------------------------------------------------------------------
-
-_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|(.))")
-
-
-def _may_be_shown(communication: HttpCommunication, body: bytes) -> bool:
-    hidden, doubtful = _secrets(communication)
-    return not _repeats(body.decode("utf-8", "replace"), hidden | doubtful)
-
-
-def _secrets(communication: HttpCommunication) -> tuple[frozenset[str], frozenset[str]]:
-    """Give the words of a request that a registration hides, and others that may be secret.
-
-    The former are told by the names that they stand under, in headers and query.
-    """
-    hidden: set[str] = set()
-    doubtful: set[str] = set()
-    for name, value in communication.headers:
-        if _is_hidden(name):
-            hidden.update(_words(name, value))
-        elif name.lower() not in _HARMLESS_HEADERS:
-            doubtful.update(_words(name, value))
-    for name, value in parse_qsl(communication.target.partition("?")[2]):
-        if _is_hidden(name) and len(value) >= _DISTINCT:
-            hidden.add(value)
-        elif _is_hidden(name) or _LIKE_A_TOKEN.fullmatch(value):  # `?key=power` is no secret
-            doubtful.add(value)
-    return _long_enough(hidden), _long_enough(doubtful)
-
-
-def _long_enough(words: Collection[str]) -> frozenset[str]:
-    return frozenset(word for word in words if len(word) >= _SHORTEST_SECRET)
-
-
-def _is_hidden(name: str) -> bool:
-    return bool(redacted({"headers": {name: ""}})["headers"][name] == HIDDEN)
-
-
-def _words(name: str, value: str) -> Iterator[str]:
-    """The words of a header that may be told on their own, such as a password."""
-    words = value.split()
-    if name.lower() == "authorization" and len(words) > 1:
-        scheme = words.pop(0)
-        if scheme.lower() == "basic":
-            yield from _basic_words(words[0])
-    for word in words:
-        yield word
-        yield word.partition("=")[2].rstrip(";")  # of a cookie
-
-
-def _basic_words(encoded: str) -> Iterator[str]:
-    try:
-        pair = base64.b64decode(encoded).decode("utf-8", "replace")
-    except ValueError:
-        return
-    yield pair
-    yield pair.partition(":")[2]
-
-
-def _repeats(text: str, words: Collection[str]) -> bool:
-    """Whether a text holds one of the words, be it escaped as in JSON or as in a URL.
-
-    A short word counts where it stands by itself only: 1234 is in many a number.
-    """
-    if not words:
-        return False
-    found = re.compile(
-        "|".join(
-            re.escape(word) if len(word) >= _DISTINCT else rf"(?<![\w.]){re.escape(word)}(?![\w.])"
-            for word in map(str.casefold, words)
-        )
-    )
-    text = text.replace("\0", "").casefold()  # UTF-16 has zeros between
-    unescaped = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)
-    return any(
-        found.search(form.casefold()) for raw in (text, unescaped) for form in (raw, unquote(raw))
-    )
 
 
 # --- Answers that are no reading -----------------------------------------------------------------
@@ -403,7 +318,7 @@ def _redirected(
         port = to.port or _PORTS.get(scheme)
     except ValueError:
         pass  # no address at all is another origin, too
-    is_shown = not _repeats(f"{host} {path}", secrets)
+    is_shown = not repeats(f"{host} {path}", secrets)
     if (scheme, host, port) != (endpoint.scheme, endpoint.host.lower(), endpoint.port):
         where = shown(f"{scheme}://{host}:{port}{path}".encode()) if host else "no usable address"
         raise Refused(
