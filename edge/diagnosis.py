@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 
 from edge.communication import ModbusCommunication, Register
 from edge.errors import Cause
-from edge.interpret import Interpretation, contradictions, interpretations
+from edge.interpret import Interpretation, contradictions, interpretations, says_nothing
 from edge.model import Exchange, Finding, Meter, Probe, Quality
 from edge.plausibility import complaints
 
 _COUNTERS = frozenset({"energy", "energyExport"})
 _SOONEST_H = 24.0
 """A counter that the site can run through in less time than this is part of a longer one."""
+
+
+_LIKELY_SCORE = -1.0
+"""An interpretation below it is a guess, no better than the advice by the value alone."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,6 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
     outcome = probe.outcome
     values = outcome.values if outcome is not None else {}
     raw = outcome.raw if outcome is not None else {}
-    implausible = complaints(values, raw, meter.meter_type, grid_capacity_kw)
-    possible = {name: value for name, value in values.items() if name not in implausible}
-    wrong = {**implausible, **contradictions(possible)}
     communication = meter.communication
     registers = communication.registers if isinstance(communication, ModbusCommunication) else ()
     halves = _half_counters(registers, values, grid_capacity_kw)
@@ -55,11 +56,20 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
             meter.meter_type,
             grid_capacity_kw,
         )
+    implausible = {
+        name: _with_advice(sentence, others.get(name, ()), raw.get(name))
+        for name, sentence in complaints(values, raw, meter.meter_type, grid_capacity_kw).items()
+    }
+    possible = {name: value for name, value in values.items() if name not in implausible}
+    contradicted = contradictions(possible, others)
+    wrong = {**implausible, **contradicted}
+    # Such a sentence speaks of the current, too.
+    told = {*wrong, *halves, *(name.replace("power", "current") for name in contradicted)}
     findings = [
         *probe.findings,
         *(Finding(Cause.WRONG_VALUES, sentence) for sentence in wrong.values()),
         *_findings_of_halves(halves, others, registers),
-        *_doubts(others, wrong.keys() | halves.keys()),
+        *_doubts(others, told),
     ]
     if not findings:
         findings = [_nothing_wrong(values, registers)]
@@ -71,6 +81,25 @@ def diagnose(meter: Meter, probe: Probe, grid_capacity_kw: float) -> Diagnosis:
         findings=tuple(findings),
         interpretations=others,
     )
+
+
+def _with_advice(
+    complaint: str,
+    others: Sequence[Interpretation],
+    raw: tuple[Register, tuple[int, ...]] | None,
+) -> str:
+    """Replace the advice of a complaint where a reading that knows the neighbours is better.
+
+    It stands where it leads to the same: it names the setting to change.
+    """
+    if not others or others[0].score < _LIKELY_SCORE or raw is None or says_nothing(*raw):
+        return complaint
+    best, (register, _) = others[0], raw
+    observation, _, advice = complaint.partition(": ")
+    first = advice.removesuffix(".").split(", or ")[0]
+    if best.address == register.start and first.endswith(f" to get {best.value:.7g}"):
+        return complaint
+    return f"{observation}: likely {best.advice()}."
 
 
 def _half_counters(
@@ -101,7 +130,7 @@ def _findings_of_halves(
             for address in register.words
         }
         longer = [other for other in others.get(name, ()) if _is_longer(other, taken)]
-        advice = _read_as(longer[0]) if longer else "look in the meter's manual for the other half"
+        advice = longer[0].reading() if longer else "look in the meter's manual for the other half"
         yield Finding(
             Cause.WRONG_VALUES,
             f"{name} is read from 16 bits, which run over at {end_kwh:.7g} kWh, so it is likely "
@@ -127,16 +156,8 @@ def _doubts(
             best = interpreted[0]
             yield Finding(
                 Cause.WRONG_VALUES,
-                f"{name} does not fit the other values: {best.why}; {_read_as(best)}.",
+                f"{name} does not fit the other values: {best.advice()}.",
             )
-
-
-def _read_as(other: Interpretation) -> str:
-    order = "" if other.type.endswith("16") else f", {other.word_order} word order"
-    return (
-        f"read as {other.type} at {other.address}{order} with scale {float(other.scale):g} it is "
-        f"{other.value:.7g}"
-    )
 
 
 def _nothing_wrong(values: Mapping[str, float], registers: Sequence[Register]) -> Finding:

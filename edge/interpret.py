@@ -8,7 +8,9 @@ of a number), and the scales that makers use. What physics forbids is dropped. T
     fit         how usual the value is: mains voltage is 120, 230 or 400 V ± 10 %, the frequency
                 50 or 60 Hz within 0.6 Hz; any int can be scaled to some power, few words are one
                 as a float;
-    agreement   with what the meter gives besides: P ≈ ΣU·I·cos φ, counters that rise by P·t;
+    agreement   with what the meter gives besides: P ≈ ΣU·I·cos φ, where |cos φ| is from 0.3 to 1
+                rather than less; counters that rise by P·t;
+    habit       the type, word order and slip of address that explain its other quantities;
     simplicity  fewer and more usual changes to what is registered.
 
 The points for these are set by hand, so that the known mistakes at real meters come first. What
@@ -22,11 +24,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from edge.communication import Register
 from edge.decode import decode_register
-from edge.physics import PHASE_SUFFIXES, Site, active_kw, agrees, apparent_kva, family
+from edge.physics import PHASE_SUFFIXES, Site, active_kw, agrees, apparent_kva, family, is_likely
 
 _TINIEST = 1e-6
 """No meter resolves a milliwatt, a microampere or a microvolt: a float below is no measurement."""
@@ -50,6 +53,13 @@ _MOST = 5
 _WORTH_SAYING = -2.5
 _CLEARLY = 1.25
 """By so much another reading must be better than one that is possible."""
+_UNUSUAL = -3.0
+"""Points of what is registered, where it is possible but neither usual nor in agreement."""
+_RATHER = 0.4
+"""By so much one of two explanations must be better for the other one not to be told."""
+_NEARLY = 0.75
+"""Another explanation that is worse by less than this may as well be the truth."""
+_MOST_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,18 @@ class Interpretation:
     value: float
     why: str
     score: float
+
+    def advice(self) -> str:
+        """Say what differs and what comes of it: `it is signed; read as int16 at …`."""
+        return f"{self.why}; {self.reading()}"
+
+    def reading(self) -> str:
+        """Say how it is read: `read as int16 at 10 with scale 0.001 it is -0.236`."""
+        order = "" if self.type.endswith("16") else f", {self.word_order} word order"
+        return (
+            f"read as {self.type} at {self.address}{order} with scale {_decimal(self.scale)} "
+            f"it is {self.value:.7g}"
+        )
 
 
 def interpretations(
@@ -97,51 +119,81 @@ def interpretations(
     }
     found: dict[str, tuple[Interpretation, ...]] = {}
     replaced = impossible
-    for _ in range(3):  # what is found first helps to judge the others
-        facts = {name: value for name, value in values.items() if name not in impossible}
-        facts.update({name: found[name][0].value for name in replaced if found.get(name)})
+    facts: dict[str, float] = {}
+    for _ in range(_MOST_ROUNDS):  # what is found first helps to judge the others
         odd = _unlike_the_others(doubtable, found)
-        doubted = impossible | odd | probe.at_odds(doubtable, facts)
-        ranked = {
-            register.quantity: probe.rank(
-                register, facts, sure, _styles(found, register), register.quantity in impossible
-            )
-            for register in doubtable
-            if register.quantity in doubted
-        }
-        found = {name: best for name, best in ranked.items() if best or name in impossible}
+        # What has just turned odd is no fact; once judged, what was not explained is one again.
+        unsure = impossible | (odd - replaced)
+        facts = {name: value for name, value in values.items() if name not in unsure}
+        facts.update({name: found[name][0].value for name in replaced if found.get(name)})
         replaced = impossible | odd
-    return found
+        doubted = replaced | probe.at_odds(doubtable, facts)
+        before, found = found, {}
+        for register in (r for r in doubtable if r.quantity in doubted):
+            is_impossible = register.quantity in impossible
+            habits = _habits(doubtable, before, register)
+            best = probe.rank(register, facts, sure, habits, is_impossible)
+            if best or is_impossible:
+                found[register.quantity] = best
+        if found == before:
+            break
+    either = [r for r in doubtable if found.get(r.quantity) and r.quantity not in replaced]
+    worse = probe.worse_explained(either, found, facts)
+    return {name: readings for name, readings in found.items() if name not in worse}
 
 
-def contradictions(values: Mapping[str, float]) -> dict[str, str]:
+def contradictions(
+    values: Mapping[str, float], others: Mapping[str, Sequence[Interpretation]]
+) -> dict[str, str]:
     """Say where power and U·I cannot both be true: the power → a sentence with the likely mistake.
 
     values: quantity → value, in kW, V, A. A voltage may be between lines or to neutral, a current
     that of one phase or the sum, so only what no such case explains is told.
+    others: the `interpretations` of these values; empty where there are no registers.
     """
     found = {}
     for phase in ("", *PHASE_SUFFIXES):
         apparent, active = apparent_kva(values, phase), active_kw(values, phase)
         if apparent is None or active is None or agrees(values, phase) is not False:
             continue
-        power_kw = values[f"power{phase}"]
-        remedy = "check the addresses, types and scales of the three"
-        for exponent in (-3, 3, -1, 1, -2, 2, -4, -5, -6):
-            likely_kw = abs(power_kw) * 10.0**exponent
-            if max(0.8 * active[0], 0.1 * apparent[0]) <= likely_kw <= 1.1 * active[1]:
-                cause = "power is in W" if exponent == -3 else "a scale is wrong"
-                remedy = (
-                    f"likely {cause}, so multiply power{phase}Scale by "
-                    f"{_decimal(Fraction(10) ** exponent)} or current{phase}Scale by "
-                    f"{_decimal(Fraction(10) ** -exponent)}"
-                )
-                break
+        remedy = (
+            _better_reading(values, phase, others)
+            or _better_scale(values[f"power{phase}"], phase, apparent, active)
+            or "check the addresses, types and scales of the three"
+        )
         found[f"power{phase}"] = (
-            f"power{phase} reads {power_kw:.7g} kW, but voltage and current make "
+            f"power{phase} reads {values[f'power{phase}']:.7g} kW, but voltage and current make "
             f"{apparent[0]:.4g} to {apparent[1]:.4g} kVA: {remedy}."
         )
     return found
+
+
+def _better_reading(
+    values: Mapping[str, float], phase: str, others: Mapping[str, Sequence[Interpretation]]
+) -> str:
+    """Say how power or current is to be read for them to agree; empty where nothing helps."""
+    advice = []
+    for name, opening in ((f"power{phase}", ""), (f"current{phase}", f"current{phase} is wrong: ")):
+        best = others[name][0] if others.get(name) else None
+        if best and agrees({**values, name: best.value}, phase) is not False:
+            advice.append(f"{opening}{best.advice()}")
+    return f"likely {', or '.join(advice)}" if advice else ""
+
+
+def _better_scale(
+    power_kw: float, phase: str, apparent: tuple[float, float], active: tuple[float, float]
+) -> str:
+    """Say which power of ten makes them agree; empty where none does."""
+    for exponent in (-3, 3, -1, 1, -2, 2, -4, -5, -6):
+        likely_kw = abs(power_kw) * 10.0**exponent
+        if max(0.8 * active[0], 0.1 * apparent[0]) <= likely_kw <= 1.1 * active[1]:
+            cause = "power is in W" if exponent == -3 else "a scale is wrong"
+            return (
+                f"likely {cause}, so multiply power{phase}Scale by "
+                f"{_decimal(Fraction(10) ** exponent)} or current{phase}Scale by "
+                f"{_decimal(Fraction(10) ** -exponent)}"
+            )
+    return ""
 
 
 # --- Candidates ----------------------------------------------------------------------------------
@@ -182,7 +234,9 @@ def _changes(before: Register, after: Register) -> Iterator[tuple[float, str]]:
     size = len(after.words) - len(before.words)
     if after.kind != before.kind or size:
         if not size and "float" not in (before.kind, after.kind):
-            yield 1.0, "it is signed" if after.kind == "int" else "it is unsigned"
+            forgotten = after.kind == "int" and family(after.quantity) == "power"
+            cost = 0.7 if forgotten else 1.0  # what else is there that can flow back
+            yield cost, "it is signed" if after.kind == "int" else "it is unsigned"
         else:
             cost = 1.0 if after.kind == before.kind else 1.3
             if len(after.words) == 4 and family(after.quantity) != "energy":
@@ -228,7 +282,7 @@ class _Probe:
         name, value = register.quantity, values.get(register.quantity)
         read = _words_at(register, self.words)
         if value is None:
-            return read is None or not _says_nothing(register, read)
+            return read is None or not says_nothing(register, read)
         if _is_wrapped(register, read) and not agrees(values, name.removeprefix("power")):
             return True
         return (
@@ -253,17 +307,17 @@ class _Probe:
         register: Register,
         facts: Mapping[str, float],
         sure: Collection[tuple[int, int]],
-        styles: Collection[tuple[str, str]],
+        habits: _Habits,
         is_impossible: bool,
     ) -> tuple[Interpretation, ...]:
         """Give the readings worth saying, best first, each value once.
 
         facts: the quantities as far as they are believed. sure: addresses of possible values, which
-        nothing else is moved to. styles: type and word order that explain other quantities.
-        is_impossible: if not, a reading must be better than the one registered.
+        nothing else is moved to. is_impossible: if not, a reading must be better than the one
+        registered.
         """
         least = _WORTH_SAYING
-        registered = self._judge(register, register, facts, styles)
+        registered = self._judge(register, register, facts, habits)
         if registered and not is_impossible:
             least = max(least, registered.score + _CLEARLY)
         best: dict[float, Interpretation] = {}
@@ -271,7 +325,7 @@ class _Probe:
             moved = not set(after.words) & set(register.words)
             if moved and any((after.function, address) in sure for address in after.words):
                 continue
-            reading = self._judge(register, after, facts, styles)
+            reading = self._judge(register, after, facts, habits)
             if reading is None or reading.score < least or reading is registered:
                 continue
             key = float(f"{reading.value:.7g}")
@@ -279,23 +333,48 @@ class _Probe:
                 best[key] = reading
         return tuple(sorted(best.values(), key=lambda reading: -reading.score)[:_MOST])
 
+    def worse_explained(
+        self,
+        registers: Sequence[Register],
+        found: Mapping[str, tuple[Interpretation, ...]],
+        facts: Mapping[str, float],
+    ) -> set[str]:
+        """Name of each power and its current the one that is the less likely mistake.
+
+        registers: of the quantities that are only doubted since they do not fit together.
+        """
+        gains = {}
+        for register in registers:
+            as_it_is = self._judge(register, register, facts, _Habits((), ()))
+            best = found[register.quantity][0]
+            gains[register.quantity] = best.score - (as_it_is.score if as_it_is else _UNUSUAL)
+        pairs = ((f"power{phase}", f"current{phase}") for phase in ("", *PHASE_SUFFIXES))
+        return {
+            name
+            for pair in pairs
+            for name, other in (pair, pair[::-1])
+            if {name, other} <= gains.keys() and gains[other] - gains[name] > _RATHER
+        }
+
     def _judge(
         self,
         before: Register,
         after: Register,
         facts: Mapping[str, float],
-        styles: Collection[tuple[str, str]],
+        habits: _Habits,
     ) -> Interpretation | None:
         """Weigh a reading; None for one that physics or the device itself forbids."""
         read = _words_at(after, self.words)
-        if read is None or not any(read) or _says_nothing(after, read):
+        if read is None or not any(read) or says_nothing(after, read):
             return None
         value = decode_register(after, read, {})
-        if value is None or (fit := self._fit(after, read, value)) is None:
+        style, shift = _style_of(after), after.start - before.start
+        is_familiar = style in habits.styles or style == _style_of(before)
+        if value is None or (fit := self._fit(after, read, value, is_familiar)) is None:
             return None
         changes = list(_changes(before, after))
         score = fit + self._agreement(after, {**facts, after.quantity: value})
-        score += (_type(after), _order(after)) in styles
+        score += (style in habits.styles) + (shift in habits.shifts)
         score -= math.fsum(cost for cost, _ in changes)
         return Interpretation(
             after.quantity,
@@ -308,21 +387,25 @@ class _Probe:
             score,
         )
 
-    def _fit(self, register: Register, read: tuple[int, ...], value: float) -> float | None:
-        """Give points for how well a value fits there; None for one not to be suggested."""
+    def _fit(
+        self, register: Register, read: tuple[int, ...], value: float, is_familiar: bool
+    ) -> float | None:
+        """Give points for how well a value fits there; None for one not to be suggested.
+
+        is_familiar: the device is known to use this type and word order.
+        """
         usual = self.site.usualness(register.quantity, value)
         if usual is None or not self._can_rise_so(register, value):
             return None
         # Few bit patterns are a float of everyday size; an empty low half may be another number.
-        rare = 0.0 if register.kind != "float" else 2.5 if any(read[1:]) else 1.5
+        rare = 0.0 if register.kind != "float" else 2.5 if is_familiar or any(read[1:]) else 1.5
         return usual + rare - (1.5 if _is_wrapped(register, read) else 0.0)
 
     def _agreement(self, register: Register, facts: Mapping[str, float]) -> float:
         """Weigh a reading, already among the facts, against the other quantities."""
         if family(register.quantity) == "energy":
             return {True: 2.5, None: 0.0, False: -2.0}[self._rise_agrees(register, facts)]
-        verdicts = (agrees(facts, phase) for phase in ("", *PHASE_SUFFIXES))
-        return math.fsum({True: 1.5, None: 0.0, False: -2.0}[verdict] for verdict in verdicts)
+        return math.fsum(_agreement_of_phase(facts, phase) for phase in ("", *PHASE_SUFFIXES))
 
     def _can_rise_so(self, register: Register, value: float) -> bool:
         """Whether a counter never falls, counts in its lowest word, and no faster than the grid."""
@@ -361,15 +444,50 @@ class _Probe:
 # --- The other quantities ------------------------------------------------------------------------
 
 
-def _styles(
-    found: Mapping[str, tuple[Interpretation, ...]], besides: Register
-) -> set[tuple[str, str]]:
-    """Tell by which types and word orders other quantities are best explained."""
-    return {
-        (best[0].type, best[0].word_order)
-        for name, best in found.items()
-        if best and name != besides.quantity
-    }
+def _style(reading: Interpretation) -> tuple[str, str]:
+    return reading.type.removeprefix("u"), reading.word_order
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """What explains other quantities of the meter: types with word orders, and slips of address.
+
+    As which kind of integer does not count: a meter has signed ones beside unsigned ones.
+    """
+
+    styles: Collection[tuple[str, str]]
+    shifts: Collection[int]
+
+
+def _habits(
+    registers: Sequence[Register],
+    found: Mapping[str, tuple[Interpretation, ...]],
+    besides: Register,
+) -> _Habits:
+    """Tell what differs from what is registered in the best readings of the others."""
+    styles, shifts = set(), set()
+    for register in registers:
+        readings = found.get(register.quantity, ())
+        if register.quantity != besides.quantity and _is_clear(readings):
+            styles |= {_style(readings[0])} - {_style_of(register)}
+            shifts |= {readings[0].address - register.start} - {0}
+    return _Habits(styles, shifts)
+
+
+def _is_clear(readings: Sequence[Interpretation]) -> bool:
+    """Whether no other type, word order or address explains a quantity nearly as well."""
+    return bool(readings) and all(
+        (_style(each), each.address) == (_style(readings[0]), readings[0].address)
+        for each in readings
+        if each.score > readings[0].score - _NEARLY
+    )
+
+
+def _agreement_of_phase(facts: Mapping[str, float], phase: str) -> float:
+    """Give points for how well P and U·I go together."""
+    if is_likely(facts, phase):
+        return 1.5
+    return {True: -0.5, None: 0.0, False: -2.0}[agrees(facts, phase)]
 
 
 def _unlike_the_others(
@@ -390,7 +508,7 @@ def _words_at(register: Register, words: Mapping[tuple[int, int], int]) -> tuple
         return None
 
 
-def _says_nothing(register: Register, read: tuple[int, ...]) -> bool:
+def says_nothing(register: Register, read: tuple[int, ...]) -> bool:
     """Whether a device says "no value": its own number, or one that is common for that."""
     number = int.from_bytes(b"".join(word.to_bytes(2, "big") for word in read), "big")
     rest = set(read[1:])
@@ -415,6 +533,10 @@ def _resolution(register: Register, value: float) -> float:
     return abs(value) * 2.0 ** (-23 if len(register.words) == 2 else -52)
 
 
+def _style_of(register: Register) -> tuple[str, str]:
+    return _type(register).removeprefix("u"), _order(register)
+
+
 def _type(register: Register) -> str:
     return f"{register.kind}{16 * len(register.words)}"
 
@@ -429,4 +551,4 @@ def _is_whole(number: float) -> bool:
 
 def _decimal(number: Fraction) -> str:
     """Write a scale as people do, without exponent: 0.001."""
-    return f"{float(number):.9f}".rstrip("0").rstrip(".")
+    return format(Decimal(f"{float(number):.9g}"), "f")

@@ -54,6 +54,12 @@ _LEAST_MAINS_KV = 0.1
 _NOMINAL_V = (120.0, 230.0, 400.0)
 _IDLE_KW = 0.1
 """Below it meters round too coarsely to compare P with U·I."""
+_BUSY_KVA = 1.0
+"""A current that makes more than this hardly ever makes no active power at all."""
+_LEAST_FACTOR = 0.3
+"""A power factor below it is that of a motor without load, or of flows that nearly cancel out."""
+_ROUNDING = 1.05
+"""By so much P may seem to be more than U·I, which are not read at the same moment."""
 
 
 def family(quantity: str) -> str:
@@ -177,7 +183,26 @@ def agrees(values: Mapping[str, float], phase: str) -> bool | None:
     power_kw, bounds = values.get(f"power{phase}"), active_kw(values, phase)
     if power_kw is None or bounds is None or max(abs(power_kw), bounds[1]) < _IDLE_KW:
         return None
-    if power_kw == 0.0 and not _has_factor(values):
-        return None  # it may all be reactive, or flow in and out
     least, most = bounds
+    if power_kw == 0.0 and not _has_factor(values):
+        # Little may all be reactive, or flow in and out over different phases.
+        return False if _is_busy(values, phase) else None
     return 0.7 * least <= abs(power_kw) <= 1.3 * most + _IDLE_KW / 2
+
+
+def is_likely(values: Mapping[str, float], phase: str) -> bool | None:
+    """Whether P is what U·I usually makes, |cos φ| from 0.3 to 1; None where it cannot be told.
+
+    What is likely agrees, too, but not all that agrees is likely.
+    """
+    verdict, bounds = agrees(values, phase), apparent_kva(values, phase)
+    if not verdict or bounds is None or _has_factor(values):
+        return verdict
+    least, most = bounds
+    power_kw = abs(values[f"power{phase}"])
+    return _LEAST_FACTOR * least <= power_kw <= _ROUNDING * most + _IDLE_KW / 2
+
+
+def _is_busy(values: Mapping[str, float], phase: str) -> bool:
+    bounds = apparent_kva(values, phase)
+    return bounds is not None and bounds[0] > _BUSY_KVA

@@ -656,6 +656,21 @@ def test_a_scan_that_finds_nobody(shell: Shell) -> None:
     assert shell.out.startswith(f"No unit answers on tcp://127.0.0.1:{gateway.port};")
 
 
+@pytest.mark.parametrize(("given", "waited_s"), [((), None), (("--set", "timeout=100"), 0.1)])
+def test_a_scan_waits_as_long_as_it_is_told(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], waited_s: float | None
+) -> None:
+    asked: list[float | None] = []
+
+    def noted(*_: Any, timeout_s: float | None, **__: Any) -> Iterator[Any]:
+        asked.append(timeout_s)
+        return iter(())
+
+    monkeypatch.setattr("edge.commands.scan.scan", noted)
+    assert shell.probe("127.0.0.1", "--scan", *given) == 1
+    assert asked == [waited_s]
+
+
 def test_a_scan_of_a_line_that_is_not_there(shell: Shell) -> None:
     assert shell.probe(f"127.0.0.1:{free_port()}", "--scan") == 1
     assert shell.out.startswith("connection_refused: ")

@@ -157,12 +157,52 @@ def test_a_value_that_cannot_be_is_told_once_and_with_other_readings() -> None:
 def test_values_that_contradict_each_other_are_told_but_not_impossible() -> None:
     meter = a_modbus_meter(current={"address": 105, "scale": 10})
     found = diagnose(meter, probed(meter), CAPACITY_KW)
-    (_, power), (_, current) = told(found)
-    assert power.startswith("power reads 28.5 kW, but voltage and current make ")
-    assert "currentScale by 0.001" in power
-    assert current.startswith("current does not fit the other values: ")
+    message = only_message(found)
+    assert message.startswith("power reads 28.5 kW, but voltage and current make ")
+    assert message.endswith(
+        ": likely current is wrong: the scale is 0.01; read as uint16 at 105 with scale 0.01 it "
+        "is 43.46."
+    )
     assert (found.quality, found.hints) == (Quality.GOOD, ())
     assert float(found.interpretations["current"][0].scale) == 0.01
+
+
+def test_a_sign_that_was_forgotten_is_all_that_is_told() -> None:
+    meter = a_modbus_meter(
+        power={"address": 101, "scale": 0.001}, powerFactor={"address": 200, "notAvailable": 0}
+    )
+    words = {**WORDS, 101: 0x10000 - 13390, 102: 0, 103: 0, 105: 2000, 200: 0}
+    found = diagnose(meter, probed(meter, words, words), CAPACITY_KW)
+    assert only_message(found) == (
+        "power reads 52.146 kW, but voltage and current make 2.657 to 13.81 kVA: likely it is "
+        "signed; read as int16 at 101 with scale 0.001 it is -13.39."
+    )
+    assert found.quality is Quality.GOOD
+
+
+def test_finding_and_interpretation_give_one_advice() -> None:
+    """Two halves of two voltages make one, too, but the power starts at the address before."""
+    meter = a_modbus_meter(
+        power={"address": 301, "type": "float32"}, voltage={"address": 401, "type": "float32"}
+    )
+    floats = {300: 0x4224, 301: 0xEB85, 302: 0, 400: 0x4366, 401: 0x199A, 402: 0x4366, 403: 0xE666}
+    words = {**WORDS, 104: 0, 106: 0, **floats}
+    meter_values = probed(meter, words, words)
+    found = diagnose(meter, meter_values, CAPACITY_KW)
+    (message,) = (text for _, text in told(found) if text.startswith("voltage "))
+    assert message.endswith(
+        "V, outside 50..1000: likely it starts at 400; read as float32 at 400, big word order "
+        "with scale 1 it is 230.1."
+    )
+    assert message in found.hints
+    assert found.interpretations["voltage"][0].address == 400
+
+
+def test_what_means_no_value_is_not_explained_by_its_neighbours() -> None:
+    meter = a_modbus_meter(voltage={"address": 109, "scale": 0.1})
+    words = {**WORDS, 108: 2301, 109: 0xFFFF, 110: 2301}
+    found = diagnose(meter, probed(meter, words, {**LATER, **words, 103: LATER[103]}), CAPACITY_KW)
+    assert "set notAvailable to 65535" in only_message(found)
 
 
 def test_the_contradictions_of_other_phases_are_told_beside_what_is_impossible() -> None:

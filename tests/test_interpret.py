@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -57,6 +58,7 @@ def other_readings(
     later: Mapping[int, int] | None = None,
     meter_type: str = "grid",
     later_s: float = 10.0,
+    capacity_kw: float = CAPACITY_KW,
 ) -> Mapping[str, tuple[Interpretation, ...]]:
     """Read a device by these registers, and doubt what comes of it."""
     return interpretations(
@@ -66,7 +68,7 @@ def other_readings(
         later_s,
         decoded(registers, memory),
         meter_type,
-        CAPACITY_KW,
+        capacity_kw,
     )
 
 
@@ -117,15 +119,22 @@ IEM3000 = [
 ]
 
 
-def iem3000_words() -> dict[int, int]:
-    """Its float32 values, high word first, as far as they stand near; energy is not there."""
+def floats(values: Mapping[int, float]) -> dict[int, int]:
+    """Address → float32, high word first."""
     memory: dict[int, int] = {}
-    for address, value in {
-        2997: 0.0, 2999: 10.3, 3001: 9.8, 3025: 398.7, 3027: 230.0, 3029: 231.2, 3057: 0.795,
-        3059: 2.345, 3061: 0.1, 3077: 0.97, 3079: 0.96,
-    }.items():  # fmt: skip
+    for address, value in values.items():
         memory |= coded(register("power", address, "float32"), value)
     return memory
+
+
+def iem3000_words() -> dict[int, int]:
+    """Its values, as far as they stand near; energy is not there."""
+    return floats(
+        {
+            2997: 0.0, 2999: 10.3, 3001: 9.8, 3025: 398.7, 3027: 230.0, 3029: 231.2, 3057: 0.795,
+            3059: 2.345, 3061: 0.1, 3077: 0.97, 3079: 0.96,
+        }
+    )  # fmt: skip
 
 
 def test_halves_of_an_iem3000s_floats_are_told() -> None:
@@ -139,8 +148,35 @@ def test_halves_of_an_iem3000s_floats_are_told() -> None:
 
 def test_a_possible_value_is_doubted_where_two_others_turned_out_to_be_floats() -> None:
     """The current, 52.429 A, is the low half of 10.3 A."""
-    (reading,) = other_readings(IEM3000, iem3000_words())["current"]
-    assert told(reading) == (2999, "float32", "big", 1.0, 10.3)
+    first = other_readings(IEM3000, iem3000_words())["current"][0]
+    assert told(first) == (2999, "float32", "big", 1.0, 10.3)
+
+
+IEM3000_FULL = {
+    2997: 0.0, 2999: 60.0, 3001: 60.1, 3003: 59.9, 3025: 398.7, 3027: 230.1, 3029: 230.9,
+    3031: 231.5, 3057: 13.73, 3059: 41.23, 3061: 0.0, 3075: 0.0, 3077: 0.0, 3079: 0.0,
+}  # fmt: skip
+"""At 60 A, a float32 whose low word is 0; without a power factor."""
+
+
+@pytest.mark.parametrize("capacity_kw", [250.0, 500.0, 5000.0])
+def test_the_low_half_of_a_round_current_is_told(capacity_kw: float) -> None:
+    """16932 kW, the high half of 41.23, are possible at the largest of these sites."""
+    readings = other_readings(IEM3000, floats(IEM3000_FULL), capacity_kw=capacity_kw)
+    assert told(readings["power"][0]) == (3059, "float32", "big", 1.0, 41.23)
+    assert told(readings["current"][0]) == (2999, "float32", "big", 1.0, 60.0)
+
+
+def test_an_iem3000_whose_addresses_are_counted_from_1_has_one_slip() -> None:
+    """The words of two floats in turn would make a voltage, too, and so would the next one."""
+    starts = {"power": 3060, "voltage": 3028, "current": 3000}
+    registers = [register(name, start, "float32") for name, start in starts.items()]
+    for used in (registers[:2], registers):
+        readings = other_readings(used, floats(IEM3000_FULL))
+        assert readings.keys() == {each.quantity for each in used}
+        for name, (first, *_) in readings.items():
+            assert (first.address, first.word_order) == (starts[name] - 1, "big")
+            assert first.why == f"it starts at {starts[name] - 1}"
 
 
 def test_a_carlo_gavazzi_read_high_word_first() -> None:
@@ -198,11 +234,83 @@ def test_watts_taken_for_kilowatts_are_told_by_voltage_and_current() -> None:
         (10, "uint16", "big", 0.001, 2.345),
         "it counts in W, not kW",
     )
-    sentence = contradictions(decoded(registers, memory))["power"]
-    assert sentence == (
-        "power reads 2345 kW, but voltage and current make 1.368 to 7.11 kVA: likely power is in "
-        "W, so multiply powerScale by 0.001 or currentScale by 1000."
-    )
+
+
+@pytest.mark.parametrize(
+    ("power_kw", "current_a"), [(-13.39, 20.0), (-5.0, 7.5), (-2.0, 5.0), (-4.2, 20.0)]
+)
+def test_a_forgotten_sign_comes_before_powers_of_ten_and_the_current(
+    power_kw: float, current_a: float
+) -> None:
+    registers = [
+        register("power", 10, scale="0.001"),
+        register("voltage", 11, scale="0.1"),
+        register("current", 12, scale="0.01"),
+    ]
+    power = coded(register("power", 10, "int16", "0.001"), power_kw)
+    memory = {9: 0, 11: 2301, 13: 0} | power | coded(registers[2], current_a)
+    readings = other_readings(registers, memory)
+    assert readings.keys() == {"power"}
+    first = readings["power"][0]
+    assert (first.value, first.why) == (power_kw, "it is signed")
+
+
+def test_a_wrong_scale_of_the_current_is_not_laid_on_the_power() -> None:
+    """28500 kW, which would fit 43.46 kA, is more than the site can draw."""
+    registers = [
+        register("power", 10, "int32", "0.001"),
+        register("voltage", 12, scale="0.1"),
+        register("current", 13, scale="10"),
+        register("powerFactor", 14, scale="0.001"),
+    ]
+    memory = coded(registers[0], 28.5) | {12: 2301, 13: 4346, 14: 950}
+    readings = other_readings(registers, memory)
+    assert readings.keys() == {"current"}
+    assert readings["current"][0].value == 43.46
+
+
+def test_power_and_current_are_both_told_where_either_may_be_wrong() -> None:
+    registers = [
+        register("power", 10, "int16", "0.01"),
+        register("voltage", 11, scale="0.1"),
+        register("current", 12, scale="0.001"),
+    ]
+    readings = other_readings(registers, {10: 1339, 11: 2301, 12: 2000})
+    assert {name: best[0].value for name, best in readings.items()} == {
+        "power": 1.339,
+        "current": 20.0,
+    }
+
+
+@pytest.mark.parametrize("capacity_kw", [250.0, 5000.0])
+def test_a_power_far_below_what_flows_is_no_better_reading(capacity_kw: float) -> None:
+    """0.62 kW is the high word of an ABB B23's 41.23 kW, as 0.01 kW; its unit is 0.01 W."""
+    registers = [register("power", 20, "int32", "0.01"), register("voltage", 0, "uint32", "0.1")]
+    registers += [
+        register(f"currentL{phase}", 10 + 2 * phase, "uint32", "0.01") for phase in (1, 2, 3)
+    ]
+    truth = [register("power", 20, "int32", "0.00001"), *registers[1:]]
+    memory: dict[int, int] = {}
+    for each, value in zip(truth, (41.23, 230.1, 60.0, 60.1, 59.9), strict=True):
+        memory |= coded(each, value)
+    memory |= {22: 20, 23: 59312, 24: 21, 25: 3776}  # the power of each phase follows
+    first = other_readings(registers, memory, capacity_kw=capacity_kw)["power"][0]
+    assert told(first) == (20, "int32", "big", 0.00001, 41.23)
+
+
+@pytest.mark.parametrize(("power_w", "current_a"), [(41230, 60.0), (12500, 18.5)])
+def test_no_power_beside_a_large_current_is_the_high_word_of_one(
+    power_w: int, current_a: float
+) -> None:
+    registers = [
+        register("power", 0, scale="0.001"),
+        register("voltage", 3, scale="0.1"),
+        register("current", 5, scale="0.01"),
+    ]
+    memory = {1: power_w, 2: 0, 4: 0, 0: 0, 3: 2301} | coded(registers[2], current_a)
+    readings = other_readings(registers, memory)
+    assert readings.keys() == {"power"}
+    assert told(readings["power"][0]) == (0, "uint32", "big", 0.001, power_w / 1000)
 
 
 def test_a_voltage_without_its_scale() -> None:
@@ -434,7 +542,7 @@ def test_whatever_is_read_the_readings_are_what_they_say(
         {"power": 6.9, "voltage": 230.0, "current": 10.0},  # three phases
         {"power": 6.9, "voltage": 400.0, "current": 10.0},  # between lines
         {"power": -6.9, "voltage": 230.0, "current": 30.0},  # the sum of three
-        {"power": 0.0, "voltage": 230.0, "current": 30.0},  # in over one phase, out over another
+        {"power": 0.0, "voltage": 230.0, "current": 7.0},  # in over one phase, out over another
         {"power": 0.3, "voltage": 230.0, "current": 30.0},
         {"power": 0.005, "voltage": 230.0, "current": 0.0},
         {"power": 2.3, "voltage": 230.0},
@@ -442,7 +550,7 @@ def test_whatever_is_read_the_readings_are_what_they_say(
     ],
 )
 def test_what_can_be_true_is_no_contradiction(values: dict[str, float]) -> None:
-    assert contradictions(values) == {}
+    assert contradictions(values, {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -456,6 +564,7 @@ def test_what_can_be_true_is_no_contradiction(values: dict[str, float]) -> None:
             "a scale is wrong, so multiply powerScale by 10 or currentScale by 0.1.",
         ),
         ({"power": 5.0, "voltage": 230.0, "current": 0.0}, "check the addresses, types and"),
+        ({"power": 0.0, "voltage": 230.0, "current": 30.0}, "check the addresses, types and"),
         ({"powerL2": 2300.0, "voltageL2": 230.0, "currentL2": 10.0}, "multiply powerL2Scale by"),
         ({"powerL3": 2300.0, "voltage": 230.0, "currentL3": 10.0}, "currentL3Scale by 1000."),
         (
@@ -471,6 +580,36 @@ def test_what_can_be_true_is_no_contradiction(values: dict[str, float]) -> None:
 def test_a_contradiction_says_which_scale_may_be_wrong(
     values: dict[str, float], advice: str
 ) -> None:
-    ((quantity, sentence),) = contradictions(values).items()
+    ((quantity, sentence),) = contradictions(values, {}).items()
     assert sentence.startswith(f"{quantity} reads ")
     assert advice in sentence
+
+
+SIGNED = Interpretation("power", 0, "int16", "big", Fraction(1, 1000), -2.0, "it is signed", 0.8)
+LARGER = Interpretation("current", 3, "uint16", "big", Fraction(1), 200.0, "the scale is 1", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("others", "advice"),
+    [
+        (
+            {"power": (SIGNED,)},
+            "likely it is signed; read as int16 at 0 with scale 0.001 it is -2.",
+        ),
+        (
+            {"current": (LARGER,)},
+            "likely current is wrong: the scale is 1; read as uint16 at 3 with scale 1 it is 200.",
+        ),
+        (
+            {"power": (SIGNED,), "current": (LARGER,)},
+            "it is -2, or current is wrong: the scale is 1; read as",
+        ),
+        ({"power": (replace(SIGNED, value=-20.0),)}, "likely a scale is wrong, so multiply"),
+        ({"power": ()}, "likely a scale is wrong, so multiply powerScale by 0.01 or"),
+    ],
+)
+def test_a_contradiction_is_explained_by_the_best_reading_that_solves_it(
+    others: Mapping[str, tuple[Interpretation, ...]], advice: str
+) -> None:
+    values = {"power": 63.536, "voltage": 230.0, "current": 5.0}
+    assert advice in contradictions(values, others)["power"]

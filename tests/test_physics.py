@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.model import METER_TYPES, QUANTITY_NAMES
-from edge.physics import PHASE_SUFFIXES, Site, active_kw, agrees, apparent_kva, family
+from edge.physics import (
+    PHASE_SUFFIXES,
+    Site,
+    active_kw,
+    agrees,
+    apparent_kva,
+    family,
+    is_likely,
+)
 
 GRID = Site("grid", 100.0)
 
@@ -137,16 +145,35 @@ def test_the_power_factor_narrows_what_can_be() -> None:
 
 @pytest.mark.parametrize(
     ("power_kw", "verdict"),
-    [(6.9, True), (-6.9, True), (0.0, None), (6900.0, False), (0.0069, False)],
+    [(6.9, True), (-6.9, True), (6900.0, False), (0.0069, False)],
 )
 def test_power_is_compared_by_its_size(power_kw: float, verdict: bool | None) -> None:
     assert agrees({"power": power_kw, "voltage": 230.0, "current": 10.0}, "") is verdict
 
 
 def test_a_power_of_zero_beside_a_current_that_does_work_is_no_power() -> None:
-    values = {"power": 0.0, "voltage": 230.0, "current": 43.0}
-    assert agrees(values, "") is None
+    values = {"power": 0.0, "voltage": 230.0, "current": 7.0}
+    assert agrees(values, "") is None, "little may all be reactive"
     assert agrees({**values, "powerFactor": 0.95}, "") is False
+    assert agrees({**values, "current": 8.0}, "") is False
+
+
+@pytest.mark.parametrize(
+    ("power_kw", "verdict"),
+    [(6.9, True), (-6.9, True), (7.2, True), (7.4, False), (0.4, True), (0.39, False)],
+)
+def test_a_power_is_likely_at_a_usual_power_factor(power_kw: float, verdict: bool) -> None:
+    """U·I is 1.328 kVA to 6.9 kVA."""
+    values = {"power": power_kw, "voltage": 230.0, "current": 10.0}
+    assert agrees(values, "") is True
+    assert is_likely(values, "") is verdict
+
+
+def test_where_the_power_factor_is_known_what_agrees_is_likely() -> None:
+    values = {"power": 0.2, "voltage": 230.0, "current": 10.0, "powerFactor": 0.15}
+    assert is_likely(values, "") is True
+    assert is_likely({**values, "power": 0.1}, "") is agrees({**values, "power": 0.1}, "") is False
+    assert is_likely({"power": 0.2}, "") is None
 
 
 def test_an_idle_meter_is_not_compared() -> None:

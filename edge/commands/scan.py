@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from edge.clock import Clock
-from edge.communication import ModbusCommunication, ModbusEndpoint
+from edge.communication import ModbusCommunication
 from edge.drivers.modbus.scan import Found, ScanProgress, scan
 from edge.errors import LineError
 from edge.library import Library
@@ -25,13 +25,21 @@ def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bo
 
     every_unit: all unit ids, not only the one given. Blocks for minutes. Raises Faulty.
     """
-    endpoint, unit_id = _line(communication)
-    units = range(1, 248) if every_unit else (unit_id,)
+    line = _line(communication)
+    endpoint = line.endpoint
+    units = range(1, 248) if every_unit else (line.unit_id,)
+    # That of a meter, where none is given, would be long for units that are not there.
+    timeout_s = line.timeout_s if "timeout" in communication else None
     templates = library.listing().templates
     answered = 0
     try:
         for found in scan(
-            endpoint, Clock(), units=units, templates=templates, progress=_show_progress
+            endpoint,
+            Clock(),
+            units=units,
+            timeout_s=timeout_s,
+            templates=templates,
+            progress=_show_progress,
         ):
             answered += 1
             _clear_progress()
@@ -70,8 +78,8 @@ def print_identity(meter: Meter, library: Library) -> None:
                 print("\n".join(_described(unit)))
 
 
-def _line(communication: Mapping[str, Any]) -> tuple[ModbusEndpoint, int]:
-    """The endpoint and unit id of a `communication`, which need not say what is read."""
+def _line(communication: Mapping[str, Any]) -> ModbusCommunication:
+    """How to speak to the units by a `communication`, which need not say what is read."""
     line = {name: value for name, value in communication.items() if name != "template"}
     document = {
         "name": "scan",
@@ -81,7 +89,7 @@ def _line(communication: Mapping[str, Any]) -> tuple[ModbusEndpoint, int]:
     }
     parsed = parse_meter(document, "meter_0", 0, References()).communication
     assert isinstance(parsed, ModbusCommunication)
-    return parsed.endpoint, parsed.unit_id
+    return parsed
 
 
 def _described(found: Found) -> list[str]:
