@@ -116,15 +116,10 @@ class LineThread:
         return None
 
     def _note_state(self, error: LineError | None) -> None:
-        state = LineState(
-            self.state.name,
-            self._line.connected,
-            str(error) if error is not None else None,
-            self._line.opened,
-            self._heard(),
-        )
-        if state != self.state:
-            self.state = state
+        before, last_error = self.state, str(error) if error is not None else None
+        now = self._line.connected, last_error, self._line.opened, self._heard()
+        if now != (before.connected, before.last_error, before.opened, before.heard):
+            self.state = LineState(before.name, *now)
 
 
 class PollLine(LineThread):
