@@ -29,6 +29,7 @@ from edge.payload import (
     read,
     read_parts,
     shown,
+    supersedes,
     word,
 )
 
@@ -685,6 +686,7 @@ def test_an_object_with_the_same_names_says_all_that_an_earlier_one_says(
     earlier: str, later: str
 ) -> None:
     assert names_in(earlier.encode()) <= names_in(later.encode())
+    assert supersedes(later.encode(), earlier.encode())
 
 
 @pytest.mark.parametrize(
@@ -700,6 +702,12 @@ def test_an_object_with_the_same_names_says_all_that_an_earlier_one_says(
 )
 def test_other_names_say_something_else(earlier: str, later: str) -> None:
     assert not names_in(earlier.encode()) <= names_in(later.encode())
+    assert not supersedes(later.encode(), earlier.encode())
+
+
+def test_an_outline_has_no_values() -> None:
+    assert supersedes(b'{"a": "x}", "b": [1, {"c": 2}]}', b'{"a": "{\\"b\\":", "b": [9, {"c": 3}]}')
+    assert not supersedes(b'{"a": "\\"b\\":"}', b'{"a": 1, "b": 2}')
 
 
 def test_a_long_name_is_not_repeated_for_each_within_it() -> None:

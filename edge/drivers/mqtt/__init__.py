@@ -23,7 +23,7 @@ from edge.drivers.mqtt.news import Message, MeterNews
 from edge.drivers.mqtt.probe import probe
 from edge.errors import LineError
 from edge.model import MessageCounts, Meter, Outcome, Probe
-from edge.payload import names_in
+from edge.payload import supersedes
 
 PROBE_WAIT_S = 10.0
 _MOST_EARLIER = 8
@@ -31,11 +31,10 @@ _MOST_EARLIER = 8
 
 
 class _Heard(NamedTuple):
-    """A message that is not decoded yet. names: those in it, where it is a JSON object."""
+    """A message that is not decoded yet."""
 
     payload: bytes
     retained: bool
-    names: frozenset[str]
 
 
 class MqttListener:
@@ -163,13 +162,12 @@ class MqttListener:
         if topic not in self._users:
             self._unused += 1
             return
-        names = names_in(payload) if payload[:1] == b"{" else frozenset()
-        heard = _Heard(payload, retained, names)
+        heard = _Heard(payload, retained)
         earlier = self._latest.pop(topic, None)
         if earlier is not None:
             if retained and not earlier.retained:
                 earlier, heard = heard, earlier
-            if earlier.names <= heard.names:
+            if supersedes(heard.payload, earlier.payload):
                 self._superseded += 1
             else:
                 self._keep_too(topic, earlier)
