@@ -171,7 +171,11 @@ def diagnosis(found: Diagnosis, about: Meter) -> Json:
     """What a registration would read now, and what is wrong with it."""
     return {
         "line": about.line,
-        "reading": {_OUTWARD.get(name, name): value for name, value in found.values.items()},
+        "reading": {
+            _OUTWARD.get(name, name): found.values[name]
+            for name in QUANTITY_NAMES
+            if name in found.values
+        },
         "quality": found.quality.value,
         "hints": list(found.hints),
         "findings": [
