@@ -8,6 +8,7 @@ what came, and open the line again with growing pauses when it is lost.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class _ProbeJob:
     done: Future[Probe]
 
 
-class LineThread:
+class LineThread(ABC):
     """What both kinds share. `start`, `plan` and `stop` are for the cycle's thread."""
 
     last_reopen_s = LAST_REOPEN_S
@@ -75,9 +76,9 @@ class LineThread:
         """Start the line's thread."""
         self._thread.start()
 
+    @abstractmethod
     def stop(self) -> None:
         """Ask the thread to end after what is under way; does not wait for it."""
-        raise NotImplementedError
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end."""
@@ -89,8 +90,9 @@ class LineThread:
         finally:
             self._line.close()
 
+    @abstractmethod
     def _serve(self) -> None:
-        raise NotImplementedError
+        """Do the line's work until it is stopped; on its thread."""
 
     def _open(self, timeout_s: float) -> None:
         """Open the line unless it is open; while it failed a moment ago, fail at once."""
