@@ -15,7 +15,7 @@ from edge import __version__
 from edge.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
-    from edge.config import Config
+    from edge.settings import Config
 
 _CHECKOUT_CONFIG = Path(__file__).resolve().parent.parent / "config" / "edge.toml"
 

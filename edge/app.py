@@ -26,7 +26,7 @@ from edge import __version__
 from edge.api.routes import Api, Service, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
-from edge.config import Config, changes_that_need_restart
+from edge.config import changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
 from edge.drivers import Driver, Listener, load_driver, make_driver
 from edge.errors import ConfigError, DlmError, StateError
@@ -38,6 +38,7 @@ from edge.meterspec import References
 from edge.model import Meter
 from edge.prober import Prober
 from edge.registry import Registry
+from edge.settings import Config
 
 log = logging.getLogger("edge.app")
 

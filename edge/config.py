@@ -1,34 +1,24 @@
 """The configuration: flags beat environment, environment beats the file, the file beats defaults.
 
-Each section is one class and each key one field with its check, so the classes below are the list
-of what can be set. `load_config` reports every fault at once, each with where it stands (file and
-key, or environment variable, or flag), what is wrong and what to do.
+What can be set stands in `settings`. `load_config` reports every fault at once, each with where it
+stands (file and key, or environment variable, or flag), what is wrong and what to do.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 import attrs
 
-from edge.errors import ConfigError, Fault
-from edge.structure import (
-    between,
-    host,
-    key,
-    keys_of,
-    one_of,
-    shown,
-    structure_sound,
-    text,
-    unknown_keys,
-)
+from edge.errors import ConfigError, Fault, Faulty
+from edge.settings import SINK_KINDS, BrokerConfig, Config, InfluxConfig, SinkConfig
+from edge.structure import keys_of, nearest, shown, structure, structure_sound, unknown_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,134 +26,25 @@ else:
     import tomli as tomllib
 
 ENVIRONMENT_PREFIX = "DLM_EDGE_"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FLAGS = {"state.dir": "--state-dir", "api.host": "--host", "api.port": "--port"}
 """What the command line can set: key → flag."""
 
 
-def _site_id(value: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
-        raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {shown(value)}")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether an IP address leads to this machine only; a name never does."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-@attrs.frozen
-class SiteConfig:
-    """The place that is measured."""
-
-    id: str = key("site", check=_site_id)
-    name: str = key("My site", check=text(100))
-    grid_capacity_kw: float = key(500.0, check=between(0.1, 1_000_000, "kW"))
-
-
-@attrs.frozen
-class ApiConfig:
-    """The REST API's door."""
-
-    host: str = key("127.0.0.1", check=text(255))
-    port: int = key(3000, check=between(0, 65535))
-    allow_unauthenticated: bool = key(False)
-    max_connections: int = key(64, check=between(2, 1000))
-
-    @property
-    def on_loopback(self) -> bool:
-        """Whether only programs on this machine can reach it."""
-        return self.host == "localhost" or is_loopback(self.host)
-
-
-@attrs.frozen
-class CycleConfig:
-    """The control cycle."""
-
-    tick_ms: int = key(100, check=between(100, 1000, "ms"))
-
-
-@attrs.frozen
-class LoadConfig:
-    """The available capacity."""
-
-    failsafe_available_kw: float = key(0.0, check=between(0, 1_000_000, "kW"))
-
-
-@attrs.frozen
-class StateConfig:
-    """Where the registered meters are kept."""
-
-    dir: str = key("persistence", check=text(1000))
-
-
-@attrs.frozen
-class LogConfig:
-    """What is logged, to standard error."""
-
-    level: str = key("info", check=one_of("debug", "info", "warning", "error"))
-
-
-@attrs.frozen
-class BrokerConfig:
-    """One MQTT broker."""
-
-    host: str = key("localhost", check=host)
-    port: int | None = key(None, check=between(1, 65535))
-    username: str | None = key(None, check=text(255))
-    password: str | None = key(None, check=text(1000), secret=True)
-    password_file: str | None = key(None, check=text(1000))
-    tls: bool = key(False)
-    ca_file: str | None = key(None, check=text(1000))
-    cert_file: str | None = key(None, check=text(1000))
-    key_file: str | None = key(None, check=text(1000))
-    client_id: str | None = key(None, check=text(100))
-    keepalive_s: int = key(30, check=between(5, 3600, "s"))
-
-
-@attrs.frozen
-class MqttConfig:
-    """The brokers that meters can be heard on, by name; `broker` gives one of them."""
-
-    brokers: dict[str, BrokerConfig] = key(attrs.Factory(dict))
-
-    def all(self) -> dict[str, BrokerConfig]:
-        """The configured brokers, and `default` in any case."""
-        return {"default": BrokerConfig(), **self.brokers}
-
-
-@attrs.frozen
-class TemplatesConfig:
-    """A folder of templates beside the built-in ones."""
-
-    dir: str | None = key(None, check=text(1000))
-
-
-@attrs.frozen
-class Config:
-    """All settings of the service, checked. What can be set stands in the section classes."""
-
-    site: SiteConfig = key(attrs.Factory(SiteConfig))
-    api: ApiConfig = key(attrs.Factory(ApiConfig))
-    cycle: CycleConfig = key(attrs.Factory(CycleConfig))
-    load: LoadConfig = key(attrs.Factory(LoadConfig))
-    mqtt: MqttConfig = key(attrs.Factory(MqttConfig))
-    templates: TemplatesConfig = key(attrs.Factory(TemplatesConfig))
-    state: StateConfig = key(attrs.Factory(StateConfig))
-    log: LogConfig = key(attrs.Factory(LogConfig))
-
-
 BROKERS = "mqtt.brokers"
-"""The one key that the environment does not set: a table of tables."""
+SINKS = "sinks"
+"""What the environment does not set: tables of tables."""
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+SINK_FILES = ("token_file", "password_file", "ca_file")
 
 SECTIONS: dict[str, type] = {
     name: section for name, section in get_type_hints(Config).items() if attrs.has(section)
 }
 
-NEEDS_RESTART = ("site.id", "site.name", "api", "cycle", "mqtt", "templates", "state")
+NEEDS_RESTART = (
+    "site.id", "site.name", "site.timezone", "api", "cycle", "mqtt", "templates", "state",
+    "journal", "sinks",
+)  # fmt: skip
 """What a running service cannot take over when the file is reloaded; the rest it can."""
 
 
@@ -185,8 +66,11 @@ def load_config(
     origins: dict[str, str] = {}
     _overlay(document, origins, _from_environment(environment, faults))
     _overlay(document, origins, ((path, value, FLAGS[path]) for path, value in flags.items()))
-    config, key_faults = structure_sound(Config, document)
+    sinks, sink_faults = _sinks(document.pop(SINKS, {}))
+    config, own_faults = structure_sound(Config, document)
     assert config is not None  # the document is a table
+    config = attrs.evolve(config, sinks=sinks)
+    key_faults = [*own_faults, *sink_faults]
     faults += [_located(fault, origins, file) for fault in key_faults]
     if not unreadable:
         faulty = {fault.path for fault in key_faults}
@@ -198,6 +82,31 @@ def load_config(
     if faults:
         raise ConfigError("", faults)
     return config if file is None else _with_paths(config, document, origins, file.parent)
+
+
+def _sinks(document: Any) -> tuple[dict[str, SinkConfig], list[Fault]]:
+    """The sinks that are sound, and the faults of all; `kind` says what a table may hold."""
+    if not isinstance(document, dict):
+        return {}, [Fault(SINKS, f"must be a table of tables, not {shown(document)}")]
+    sinks: dict[str, SinkConfig] = {}
+    faults = []
+    for name, table in document.items():
+        path = f"{SINKS}.{name}"
+        if not isinstance(table, dict):
+            faults.append(Fault(path, f"must be a table, not {shown(table)}"))
+            continue
+        kind = table.get("kind", name)
+        if kind not in SINK_KINDS:
+            wanted = " | ".join(SINK_KINDS)
+            near = nearest(str(kind), SINK_KINDS)
+            faults.append(Fault(f"{path}.kind", f"must be {wanted}, not {shown(kind)}{near}"))
+            continue
+        given = {key: value for key, value in table.items() if key != "kind"}
+        try:
+            sinks[name] = structure(SINK_KINDS[kind], given)
+        except Faulty as exc:
+            faults += [Fault(f"{path}.{fault.path}", fault.message) for fault in exc.faults]
+    return sinks, faults
 
 
 def _with_paths(
@@ -218,11 +127,16 @@ def _with_paths(
         )
 
     brokers = {name: resolved(broker, BROKER_FILES) for name, broker in config.mqtt.brokers.items()}
+    sinks = {
+        name: resolved(sink, SINK_FILES) if isinstance(sink, InfluxConfig) else sink
+        for name, sink in config.sinks.items()
+    }
     return attrs.evolve(
         config,
         state=resolved(config.state, from_file("state")),
         templates=resolved(config.templates, from_file("templates")),
         mqtt=attrs.evolve(config.mqtt, brokers=brokers),
+        sinks=sinks,
     )
 
 
@@ -286,6 +200,9 @@ def _from_environment(
         elif variable.startswith(f"{ENVIRONMENT_PREFIX}MQTT_BROKERS"):
             message = "does not set a broker; give [mqtt.brokers.<name>] in the file"
             faults.append(Fault(variable, message))
+        elif variable.startswith(f"{ENVIRONMENT_PREFIX}SINKS"):
+            message = "does not set a sink; give [sinks.<name>] in the file"
+            faults.append(Fault(variable, message))
         elif variable.startswith(ENVIRONMENT_PREFIX):
             unknown.append(variable)
     faults.extend(unknown_keys(unknown, known))
@@ -331,10 +248,12 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
         )
     for name, broker in config.mqtt.brokers.items():
         yield from _broker_faults(f"{BROKERS}.{name}", name, broker)
+    for name, sink in config.sinks.items():
+        yield from _sink_faults(f"{SINKS}.{name}", name, sink, config)
 
 
 def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault]:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+    if not _NAME.fullmatch(name):
         yield Fault(path, "must have a name of 1 to 64 letters, digits, '-' or '_'")
     if broker.password is not None and broker.password_file is not None:
         yield Fault(f"{path}.password_file", "does not go with password; give one of the two")
@@ -345,6 +264,33 @@ def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault
         yield Fault(f"{path}.{missing}", "is missing; a client certificate needs its key")
     if not broker.tls and (broker.ca_file or broker.cert_file):
         yield Fault(f"{path}.tls", "must be true where certificates are given")
+
+
+def _sink_faults(path: str, name: str, sink: SinkConfig, config: Config) -> Iterator[Fault]:
+    if not _NAME.fullmatch(name):
+        yield Fault(path, "must have a name of 1 to 64 letters, digits, '-' or '_'")
+    if not isinstance(sink, InfluxConfig):
+        brokers = config.mqtt.all()
+        if sink.broker not in brokers:
+            near = nearest(sink.broker, brokers) or "; give it as [mqtt.brokers.<name>]"
+            yield Fault(f"{path}.broker", f"no broker is named {shown(sink.broker)}{near}")
+        return
+    if not config.journal.enabled:
+        yield Fault(path, "sends what the journal holds; set journal.enabled = true")
+    if urlsplit(sink.url).scheme not in ("http", "https"):
+        yield Fault(f"{path}.url", "must begin with http:// or https://")
+    if sink.token is not None and sink.token_file is not None:
+        yield Fault(f"{path}.token_file", "does not go with token; give one of the two")
+    if sink.password is not None and sink.password_file is not None:
+        yield Fault(f"{path}.password_file", "does not go with password; give one of the two")
+    version_2 = [key for key in ("org", "token", "token_file") if getattr(sink, key) is not None]
+    if sink.database is not None and version_2:
+        yield Fault(
+            f"{path}.{version_2[0]}",
+            "is for InfluxDB 2 and database for 1.x; give one or the other",
+        )
+    if sink.database is None and (sink.username or sink.password or sink.password_file):
+        yield Fault(f"{path}.username", "is for InfluxDB 1.x; give database too, or token instead")
 
 
 def _located(fault: Fault, origins: Mapping[str, str], file: Path | None) -> Fault:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge.config import Config
 from edge.errors import ConfigError, Fault, Faulty
+from edge.settings import Config
 from edge.template import Template, parse_template
 
 if sys.version_info >= (3, 11):

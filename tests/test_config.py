@@ -20,13 +20,19 @@ from edge.config import (
     FLAGS,
     NEEDS_RESTART,
     SECTIONS,
-    ApiConfig,
-    BrokerConfig,
-    Config,
+    SINKS,
     changes_that_need_restart,
     load_config,
 )
 from edge.errors import ConfigError, Fault
+from edge.settings import (
+    SINK_KINDS,
+    ApiConfig,
+    BrokerConfig,
+    Config,
+    InfluxConfig,
+    MqttUplinkConfig,
+)
 from edge.structure import keys_of
 
 SITE_FILE = Path(__file__).resolve().parent.parent / "config" / "edge.toml"
@@ -73,12 +79,14 @@ def test_the_site_file_says_every_key_with_its_default() -> None:
     )
     text = SITE_FILE.read_text(encoding="utf-8")
     found = []
-    for section, body in re.findall(r"^\[([\w.]+)\]\n((?:(?!\[).*\n?)*)", text, re.MULTILINE):
+    table = re.compile(r"^(?:# )?\[([\w.]+)\]\n((?:(?!(?:# )?\[).*\n?)*)", re.MULTILINE)
+    for section, body in table.findall(text):
         # A key without a default stands there as a comment.
         names = re.findall(r"^(?:# )?(\w+) = ", body, re.MULTILINE)
         found += [f"{section}.{name}" for name in names]
     brokers = [f"{BROKERS}.default.{name}" for name in keys_of(BrokerConfig)]
-    assert sorted(found) == sorted([*PATHS, *brokers])
+    sinks = [f"{SINKS}.{kind}.{name}" for kind, cls in SINK_KINDS.items() for name in keys_of(cls)]
+    assert sorted(found) == sorted([*PATHS, *brokers, *sinks])
 
 
 def test_every_key_of_the_site_file_has_a_comment_above_it() -> None:
@@ -123,6 +131,7 @@ def test_every_key_can_be_set_from_the_environment() -> None:
     values = {
         "site.id": "plant-2",
         "site.name": "Werk Süd",
+        "site.timezone": "Europe/Berlin",
         "site.grid_capacity_kw": "120.5",
         "api.host": "::1",
         "api.port": "0",
@@ -132,6 +141,13 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         "load.failsafe_available_kw": "3",
         "templates.dir": "mine",
         "state.dir": "here",
+        "journal.enabled": "false",
+        "journal.max_bytes": "2000000",
+        "journal.commit_interval_s": "2.5",
+        "journal.raw_days": "1",
+        "journal.hourly_days": "2",
+        "journal.daily_days": "3",
+        "journal.clock_wait_s": "4",
         "log.level": "debug",
     }
     assert list(values) == PATHS
@@ -140,13 +156,15 @@ def test_every_key_can_be_set_from_the_environment() -> None:
     }
     config = load_config(None, {**environment, "PATH": "/bin", "DLM_EDGES": "x"}, {})
     assert attrs.astuple(config) == (
-        ("plant-2", "Werk Süd", 120.5),
+        ("plant-2", "Werk Süd", "Europe/Berlin", 120.5),
         ("::1", 0, True, 2),
         (200,),
         (3.0,),
         ({},),
         ("mine",),
         ("here",),
+        (False, 2_000_000, 2.5, 1, 2, 3, 4.0),
+        {},
         ("debug",),
     )
 
@@ -490,3 +508,61 @@ def test_a_reload_takes_over_no_brokers_and_templates(file: Path) -> None:
     written(file, "[mqtt.brokers.a]\nhost = 'b'\n[templates]\ndir = 'mine'")
     new = load_config(file, {}, {})
     assert changes_that_need_restart(Config(), new) == ["mqtt", "templates"]
+
+
+# --- Sinks ---
+
+
+def test_a_sink_is_what_its_name_or_its_kind_says(file: Path) -> None:
+    written(
+        file,
+        "[sinks.influx]\nurl = 'http://a:8086'\ntoken_file = 'token'\norg = 'o'\n"
+        "[sinks.second]\nkind = 'influx'\nurl = 'https://b'\ndatabase = 'd'\n"
+        "[sinks.mqtt]\ndiscovery = false\n",
+    )
+    assert load_config(file, {}, {}).sinks == {
+        "influx": InfluxConfig(
+            url="http://a:8086", org="o", token_file=os.path.realpath(file.parent / "token")
+        ),
+        "second": InfluxConfig(url="https://b", database="d"),
+        "mqtt": MqttUplinkConfig(discovery=False),
+    }
+
+
+def test_every_fault_of_a_sink_is_named(file: Path) -> None:
+    written(
+        file,
+        "[sinks.influxx]\nurl = 'http://a'\n"
+        "[sinks.mqtt]\nbroker = 'defalt'\n"
+        "[sinks.a]\nkind = 'influx'\nurl = 'tcp://a'\nusername = 'u'\n"
+        "[sinks.b]\nkind = 'influx'\nurl = 'http://a'\ndatabase = 'd'\ntoken = 't'\n"
+        "[sinks.c]\nkind = 'influx'\nurll = 'http://a'\n",
+    )
+    faults = faults_of(file)
+    where = f"{file}: sinks."
+    assert faults[f"{where}influxx.kind"].endswith("did you mean 'influx'?")
+    assert "did you mean 'default'?" in faults[f"{where}mqtt.broker"]
+    assert "http://" in faults[f"{where}a.url"]
+    assert "database" in faults[f"{where}a.username"]
+    assert "InfluxDB 2" in faults[f"{where}b.token"]
+    assert "did you mean 'url'?" in faults[f"{where}c.urll"]
+    assert faults[f"{where}c.url"] == "is missing; give it"
+
+
+@pytest.mark.parametrize("content", ["sinks = 3", "[sinks]\ninflux = 3"])
+def test_what_is_no_table_of_sinks_is_a_fault(file: Path, content: str) -> None:
+    (message,) = faults_of(written(file, content)).values()
+    assert "must be a table" in message
+
+
+def test_a_journal_sink_needs_the_journal(file: Path) -> None:
+    written(file, "[journal]\nenabled = false\n[sinks.influx]\nurl = 'http://a'\n[sinks.mqtt]")
+    assert faults_of(file) == {
+        f"{file}: sinks.influx": "sends what the journal holds; set journal.enabled = true"
+    }
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlni", "", "../etc/passwd", "/etc/passwd"])
+def test_a_time_zone_that_nobody_knows_is_refused(zone: str) -> None:
+    (message,) = faults_of(environment={"DLM_EDGE_SITE_TIMEZONE": zone}).values()
+    assert "Europe/Berlin" in message

@@ -9,13 +9,14 @@ import attrs
 
 import edge
 from edge.api.routes import ROUTES
-from edge.config import NEEDS_RESTART, SECTIONS, BrokerConfig, Config
+from edge.config import NEEDS_RESTART, SECTIONS
 from edge.meterspec import PROTOCOLS, RegistrationKeys
 from edge.meterspec.http import HttpKeys
 from edge.meterspec.modbus import ModbusKeys, RegisterKeys
 from edge.meterspec.mqtt import MqttKeys
 from edge.metrics import METRICS
 from edge.model import QUANTITY_NAMES
+from edge.settings import BrokerConfig, Config, InfluxConfig, MqttUplinkConfig
 from edge.structure import camel_case, keys_of
 from edge.template import TemplateKeys
 
@@ -76,6 +77,12 @@ def test_every_key_of_a_registration_is_listed_with_its_default() -> None:
 def test_every_protocol_is_named() -> None:
     says = next(row[2] for row in table("Registering a meter") if code(row[0]) == "protocol")
     assert re.findall(r"`(\w+)`", says) == list(PROTOCOLS)
+
+
+def test_every_key_of_a_sink_is_named() -> None:
+    section = README.split("\n## Configuration\n")[1].split("\n## ")[0]
+    for name in [*keys_of(InfluxConfig), *keys_of(MqttUplinkConfig)]:
+        assert f"`{name}`" in section, name
 
 
 def test_every_key_of_a_broker_is_named() -> None:

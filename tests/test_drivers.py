@@ -22,12 +22,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.app import App
 from edge.clock import Clock
 from edge.communication import MqttEndpoint
-from edge.config import BrokerConfig, Config, MqttConfig, SiteConfig
 from edge.drivers import DRIVERS, Driver, DriverClass, Listener, load_driver, make_driver
 from edge.errors import Cause, LineError, MeterError, NoReply
 from edge.line import ListenLine
 from edge.meterspec import PROTOCOLS
 from edge.model import Meter, Outcome
+from edge.settings import BrokerConfig, Config, MqttConfig, SiteConfig
 from edge.template import PROTOCOL_NAMES
 from tests.brokers import Mosquitto
 from tests.building import a_meter, a_speaking_meter

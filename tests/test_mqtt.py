@@ -25,12 +25,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.clock import Clock
 from edge.communication import Field, MqttCommunication, MqttEndpoint, TopicUse
-from edge.config import BrokerConfig
 from edge.drivers.mqtt import MqttListener
 from edge.drivers.mqtt.news import Message, MeterNews
 from edge.drivers.mqtt.probe import _Hearing, nearest
 from edge.errors import Cause, LineError, Refused
 from edge.model import Meter, Outcome, Probe
+from edge.settings import BrokerConfig
 from tests.brokers import Certificates, Mosquitto, OldBroker, make_certificates, said_by
 from tests.building import FakeClock
 from tests.peers import free_port, need_program, wait_until

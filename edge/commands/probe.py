@@ -15,7 +15,6 @@ from edge import render
 from edge.clock import Clock
 from edge.commands.scan import print_identity, scan_line
 from edge.communication import ModbusCommunication
-from edge.config import Config
 from edge.diagnosis import Diagnosis, diagnose
 from edge.drivers import make_driver
 from edge.errors import Cause, Faulty
@@ -23,6 +22,7 @@ from edge.interpret import Interpretation
 from edge.library import library_of
 from edge.meterspec import References, parse_meter
 from edge.model import METER_TYPES, QUANTITIES, Meter
+from edge.settings import Config
 
 _EXAMPLES = """examples:
   dlm-edge probe 192.168.1.150 --unit 1 --template abb-b23

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from edge.clock import Clock
-from edge.config import Config
 from edge.model import MessageCounts, Meter, Outcome, Probe
+from edge.settings import Config
 
 
 class Line(Protocol):

@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from edge.clock import Clock
 from edge.communication import MqttEndpoint
-from edge.config import BrokerConfig
 from edge.drivers.mqtt.connection import PROTOCOLS, Connection, open_connection
 from edge.drivers.mqtt.news import Message, MeterNews
 from edge.drivers.mqtt.probe import probe
 from edge.errors import LineError
 from edge.model import MessageCounts, Meter, Outcome, Probe
 from edge.payload import supersedes
+from edge.settings import BrokerConfig
 
 PROBE_WAIT_S = 10.0
 _MOST_EARLIER = 8

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from edge.clock import Clock
-from edge.config import BrokerConfig
 from edge.drivers.mqtt.connection import Connection, address_of, open_connection
 from edge.drivers.mqtt.news import Message, MeterNews
 from edge.errors import Cause, LineError, MeterError
 from edge.model import Exchange, Finding, Meter, Probe
 from edge.payload import likely_path, numbers, shown
+from edge.settings import BrokerConfig
 
 _RECEIVE_S = 0.1
 _ALL_TOPICS = "#"

@@ -1,0 +1,190 @@
+"""What can be set: each section of the configuration a class, each key a field with its check.
+
+How the values come together from file, environment and flags is `config`'s matter.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import zoneinfo
+
+import attrs
+
+from edge.structure import between, host, key, one_of, shown, text
+
+
+def _site_id(value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise ValueError(f"must be 1 to 64 letters, digits, '-' or '_', not {shown(value)}")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an IP address leads to this machine only; a name never does."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _time_zone(value: str) -> None:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (OSError, ValueError, KeyError):
+        raise ValueError(
+            f"must be a time zone such as 'Europe/Berlin' or 'UTC', not {shown(value)}"
+        ) from None
+
+
+@attrs.frozen
+class SiteConfig:
+    """The place that is measured."""
+
+    id: str = key("site", check=_site_id)
+    name: str = key("My site", check=text(100))
+    timezone: str = key("UTC", check=_time_zone)
+    grid_capacity_kw: float = key(500.0, check=between(0.1, 1_000_000, "kW"))
+
+
+@attrs.frozen
+class ApiConfig:
+    """The REST API's door."""
+
+    host: str = key("127.0.0.1", check=text(255))
+    port: int = key(3000, check=between(0, 65535))
+    allow_unauthenticated: bool = key(False)
+    max_connections: int = key(64, check=between(2, 1000))
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only programs on this machine can reach it."""
+        return self.host == "localhost" or is_loopback(self.host)
+
+
+@attrs.frozen
+class CycleConfig:
+    """The control cycle."""
+
+    tick_ms: int = key(100, check=between(100, 1000, "ms"))
+
+
+@attrs.frozen
+class LoadConfig:
+    """The available capacity."""
+
+    failsafe_available_kw: float = key(0.0, check=between(0, 1_000_000, "kW"))
+
+
+@attrs.frozen
+class StateConfig:
+    """Where the registered meters are kept."""
+
+    dir: str = key("persistence", check=text(1000))
+
+
+@attrs.frozen
+class JournalConfig:
+    """What is kept of all readings on the disk, and for how long."""
+
+    enabled: bool = key(True)
+    max_bytes: int = key(512 * 1024 * 1024, check=between(1024 * 1024, 2**40, "bytes"))
+    commit_interval_s: float = key(10.0, check=between(0.1, 3600, "s"))
+    raw_days: int = key(90, check=between(1, 36_500, "days"))
+    hourly_days: int = key(365, check=between(1, 36_500, "days"))
+    daily_days: int = key(1826, check=between(1, 36_500, "days"))
+    clock_wait_s: float = key(300.0, check=between(0, 86_400, "s"))
+
+
+@attrs.frozen
+class InfluxConfig:
+    """A server that takes InfluxDB's line protocol: 2.x by `token`, 1.x by `database`."""
+
+    url: str = key(check=text(1000))
+    org: str | None = key(None, check=text(255))
+    bucket: str = key("charging_data", check=text(255))
+    token: str | None = key(None, check=text(1000), secret=True)
+    token_file: str | None = key(None, check=text(1000))
+    database: str | None = key(None, check=text(255))
+    username: str | None = key(None, check=text(255))
+    password: str | None = key(None, check=text(1000), secret=True)
+    password_file: str | None = key(None, check=text(1000))
+    ca_file: str | None = key(None, check=text(1000))
+    timeout_s: float = key(10.0, check=between(0.5, 300, "s"))
+    batch_readings: int = key(5000, check=between(1, 100_000))
+    backlog_per_s: int = key(20_000, check=between(1, 1_000_000))
+
+
+@attrs.frozen
+class MqttUplinkConfig:
+    """A broker that each reading and the load status are published on."""
+
+    broker: str = key("default", check=text(64))
+    discovery: bool = key(True)
+    discovery_prefix: str = key("homeassistant", check=text(100))
+
+
+SinkConfig = InfluxConfig | MqttUplinkConfig
+SINK_KINDS: dict[str, type[InfluxConfig] | type[MqttUplinkConfig]] = {
+    "influx": InfluxConfig,
+    "mqtt": MqttUplinkConfig,
+}
+"""`kind` of a sink, by default the name of its table → what can be set there."""
+
+
+@attrs.frozen
+class LogConfig:
+    """What is logged, to standard error."""
+
+    level: str = key("info", check=one_of("debug", "info", "warning", "error"))
+
+
+@attrs.frozen
+class BrokerConfig:
+    """One MQTT broker."""
+
+    host: str = key("localhost", check=host)
+    port: int | None = key(None, check=between(1, 65535))
+    username: str | None = key(None, check=text(255))
+    password: str | None = key(None, check=text(1000), secret=True)
+    password_file: str | None = key(None, check=text(1000))
+    tls: bool = key(False)
+    ca_file: str | None = key(None, check=text(1000))
+    cert_file: str | None = key(None, check=text(1000))
+    key_file: str | None = key(None, check=text(1000))
+    client_id: str | None = key(None, check=text(100))
+    keepalive_s: int = key(30, check=between(5, 3600, "s"))
+
+
+@attrs.frozen
+class MqttConfig:
+    """The brokers that meters can be heard on, by name; `broker` gives one of them."""
+
+    brokers: dict[str, BrokerConfig] = key(attrs.Factory(dict))
+
+    def all(self) -> dict[str, BrokerConfig]:
+        """The configured brokers, and `default` in any case."""
+        return {"default": BrokerConfig(), **self.brokers}
+
+
+@attrs.frozen
+class TemplatesConfig:
+    """A folder of templates beside the built-in ones."""
+
+    dir: str | None = key(None, check=text(1000))
+
+
+@attrs.frozen
+class Config:
+    """All settings of the service, checked. What can be set stands in the section classes."""
+
+    site: SiteConfig = key(attrs.Factory(SiteConfig))
+    api: ApiConfig = key(attrs.Factory(ApiConfig))
+    cycle: CycleConfig = key(attrs.Factory(CycleConfig))
+    load: LoadConfig = key(attrs.Factory(LoadConfig))
+    mqtt: MqttConfig = key(attrs.Factory(MqttConfig))
+    templates: TemplatesConfig = key(attrs.Factory(TemplatesConfig))
+    state: StateConfig = key(attrs.Factory(StateConfig))
+    journal: JournalConfig = key(attrs.Factory(JournalConfig))
+    sinks: dict[str, SinkConfig] = key(attrs.Factory(dict))
+    log: LogConfig = key(attrs.Factory(LogConfig))
