@@ -8,7 +8,9 @@ A template is plain data, a TOML table:
 - `[serial]`: line settings of a Modbus model, for a registration that comes to transport `rtu`;
 - `[parameters.<name>]`: what the installer gives beside the template; `{name}` in any text of
   `[communication]` is replaced by it;
-- `[identify]`: registers by which a scan recognises a Modbus model.
+- `[identify]`: registers by which a scan recognises a Modbus model;
+- `[[example]]`: what an MQTT or HTTP device says, for a simulator to say where it cannot tell from
+  the paths of `[communication]` what would be understood.
 
 The keys of `[communication]` itself are for `edge.meterspec` to judge, like those of any
 registration.
@@ -48,7 +50,9 @@ SERIAL_KEYS = ("baudrate", "parity", "stopbits", "bytesize")
 _IDENTIFY_TYPES = {"uint16": 1, "uint32": 2, "uint64": 4}
 _PARAMETER_NAME = "[a-z][A-Za-z0-9]{0,31}"
 _PLACEHOLDER = re.compile(r"\{(" + _PARAMETER_NAME + r")\}")
+_URL_PARTS = re.compile(r"(?:[^:/?#]+:)?(?://[^/?#]*)?([^?#]*)(\?[^#]*)?")
 _LONGEST_VALUE = 200
+_LONGEST_PAYLOAD = 10_000
 
 
 @attrs.frozen
@@ -61,6 +65,22 @@ class Parameter:
     title: str = key(check=text(200))
     example: str = key(check=text(_LONGEST_VALUE))
     default: str | None = key(None, check=text(_LONGEST_VALUE))
+
+
+def _payload(value: str) -> None:
+    if not value.strip() or len(value) > _LONGEST_PAYLOAD:
+        raise ValueError(f"must be what the device says, 1 to {_LONGEST_PAYLOAD:,} characters")
+
+
+@attrs.frozen
+class Example:
+    """What a device may say. address: a topic of `[communication]`, or path and query of its URL.
+
+    A parameter in the address stands as `{name}`; the payload is taken as it is.
+    """
+
+    address: str = key(check=text(500))
+    payload: str = key(check=_payload)
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,7 @@ class Template:
     serial: Mapping[str, Any]
     parameters: Mapping[str, Parameter]
     identify: Identify | None
+    examples: tuple[Example, ...] = ()
 
 
 def parse_template(name: str, document: Any) -> Template:
@@ -108,12 +129,14 @@ def parse_template(name: str, document: Any) -> Template:
     faults = list(found)
     parameters = _parse_parameters(keys.parameters, faults)
     identify = _parse_identify(keys.identify, faults)
+    examples = _parse_examples(keys.example, faults)
     faults += _data_faults(keys.communication, "communication")
     faults += _data_faults(keys.serial, "serial")
     faults += unknown_keys(set(keys.serial) - set(SERIAL_KEYS), SERIAL_KEYS, "serial")
     if not faults:
         faults += _modbus_faults(keys)
         faults += _parameter_faults(keys.communication, parameters)
+        faults += _example_faults(keys, examples)
     if faults:
         raise Faulty(faults)
     return Template(
@@ -129,6 +152,7 @@ def parse_template(name: str, document: Any) -> Template:
         serial=keys.serial,
         parameters=parameters,
         identify=identify,
+        examples=examples,
     )
 
 
@@ -161,12 +185,24 @@ def expand(
     return merge_patch(base, own), faults
 
 
+def target_of(url: str) -> str:
+    """Give what is asked for at a URL, its path and query. Source: RFC 3986, appendix B."""
+    parts = _URL_PARTS.match(url)
+    assert parts is not None  # every part may be empty
+    return (parts[1] or "/") + (parts[2] or "")
+
+
 # --- What a file may say -------------------------------------------------------------------------
 
 
 def _table(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"must be a table, not {shown(value)}")
+
+
+def _list(value: Any) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"must be an array of tables, not {shown(value)}")
 
 
 def _texts(check: Check, least: int = 0) -> Check:
@@ -212,6 +248,7 @@ class TemplateKeys:
     serial: Any = key({}, check=_table)
     parameters: Any = key({}, check=_table)
     identify: Any = key(None, check=_table)
+    example: Any = key([], check=_list)
 
 
 _STAND_INS = {
@@ -262,6 +299,16 @@ def _parse_identify(table: Any, faults: list[Fault]) -> Identify | None:
     return Identify(keys.address, keys.register_type, count, tuple(keys.values or ()), keys.text)
 
 
+def _parse_examples(tables: list[Any], faults: list[Fault]) -> tuple[Example, ...]:
+    examples = []
+    for index, table in enumerate(tables):
+        try:
+            examples.append(structure(Example, table))
+        except Faulty as exc:
+            faults.extend(_moved(fault, f"example.{index}") for fault in exc.faults)
+    return tuple(examples)
+
+
 def _identify_faults(keys: IdentifyKeys) -> Iterator[Fault]:
     if (keys.values is None) == (keys.text is None):
         yield Fault("identify", "needs either values or text; give one of them")
@@ -298,6 +345,22 @@ def _modbus_faults(keys: TemplateKeys) -> Iterator[Fault]:
         for name, table in (("serial", keys.serial), ("identify", keys.identify)):
             if table:
                 yield Fault(name, f"does not go with protocol {keys.protocol!r}; leave it out")
+
+
+def _example_faults(keys: TemplateKeys, examples: tuple[Example, ...]) -> Iterator[Fault]:
+    if examples and keys.protocol == "modbus":
+        yield Fault("example", "does not go with protocol 'modbus'; leave it out")
+        return
+    left = {
+        target_of(value) if name == "url" else value
+        for name, value in keys.communication.items()
+        if isinstance(value, str) and (name == "url" or name.startswith("topic"))
+    }
+    for index, example in enumerate(examples):
+        if example.address not in left:
+            message = "must be a topic or the path and query of the url in [communication], once"
+            yield Fault(f"example.{index}.address", f"{message}, not {shown(example.address)}")
+        left.discard(example.address)
 
 
 def _parameter_faults(

@@ -12,6 +12,7 @@ the reading that must come of it, computed by hand or taken from the maker's pub
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ WIRE = Path(__file__).resolve().parent / "wire"
 LIBRARY = Library()
 CASES = sorted(path for path in WIRE.glob("*/*.toml"))
 NAMES = [f"{path.parent.name}/{path.stem}" for path in CASES]
+WITH_EXAMPLES = [name for name in LIBRARY if LIBRARY[name].examples]
 MODBUS = [
     name
     for name in LIBRARY
@@ -113,6 +115,26 @@ def test_a_proof(path: Path, authority: Authority) -> None:
     else:
         values = (read_modbus if meter.protocol == "modbus" else read_mqtt)(meter, case)
     assert values.keys() == case["expected"].keys()
+    assert values == pytest.approx(case["expected"], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_an_example_reads_as_the_proof_does(name: str, authority: Authority) -> None:
+    """So that whoever sees the example, in a simulator, sees what the model is known to say."""
+    case = load(WIRE / name / "typical.toml")
+    meter = the_meter(name, case["communication"])
+    given = dict(case["communication"])
+    for parameter, about in LIBRARY[name].parameters.items():
+        given.setdefault(parameter, about.default)
+    said = [
+        (re.sub(r"\{(\w+)\}", lambda match: given[match[1]], each.address), each.payload)
+        for each in LIBRARY[name].examples
+    ]
+    case["message"] = [{"topic": address, "payload": payload} for address, payload in said]
+    case["response"] = [{"target": address, "body": payload} for address, payload in said]
+    values = (
+        read_http(meter, case, authority) if meter.protocol == "http" else read_mqtt(meter, case)
+    )
     assert values == pytest.approx(case["expected"], rel=1e-9, abs=1e-12)
 
 

@@ -761,7 +761,7 @@ def test_the_command_serves_until_a_signal_ends_it(tmp_path: Path, end: signal.S
         (("--template", "abb-b32"), 2, "no template 'abb-b32'; nearest are abb-b23"),
         (("--template", "abb-b23", "--transport", "mqtt"), 2, "abb-b23 speaks tcp"),
         (("--template", "shelly-em", "--payload", "json"), 2, "do not go with --template"),
-        (("--template", "dsmr-reader"), 2, "these can: ams-reader"),
+        (("--template", "dsmr-reader", "--fault", "1:nan"), 2, "always says the same has no nan"),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(
@@ -779,6 +779,8 @@ def test_wrong_use_is_answered_with_one_sentence(
         (("--transport", "http"), {"url"}),
         (("--template", "abb-b23"), {"template", "host", "port", "unitId"}),
         (("--template", "shelly-plus-1pm-http"), {"template", "host"}),
+        (("--template", "enphase-envoy"), {"template", "host", "url"}),
+        (("--template", "inexogy"), {"template", "meterId", "url"}),
     ],
 )
 def test_the_command_serves_other_meters(

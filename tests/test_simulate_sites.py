@@ -6,6 +6,8 @@ which were made by hand from the makers' documents.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import http.client
 import json
 import math
@@ -22,10 +24,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.clock import Clock
+from edge.drivers import make_driver
 from edge.library import Library
-from edge.model import QUANTITY_NAMES
+from edge.meterspec import References, parse_meter
+from edge.model import QUANTITY_NAMES, Meter, Outcome
+from edge.settings import BrokerConfig, Config, MqttConfig
 from edge.simulate import DemoSite, Fault, FaultKind, TcpEndpoint, encode
-from edge.simulate.demo import demo_meters, template_meters
+from edge.simulate.command import add_arguments, make_site
+from edge.simulate.demo import demo_meters, site_clock, template_meters
 from edge.simulate.dialect import template_dialect
 from edge.simulate.http import HttpSite
 from edge.simulate.mqtt import MqttSite
@@ -45,6 +52,8 @@ WIRE = Path(__file__).parent / "wire"
 TEMPLATES = {template.name: template for template in Library().listing().templates}
 MODBUS = {name: each for name, each in TEMPLATES.items() if each.protocol == "modbus"}
 RECORDED = {case.parent.name for case in WIRE.glob("*/typical.toml")}
+COARSE_KW = 0.06
+"""More than half of the coarsest step in which a model tells its power."""
 QUIET_S = 0.06
 """How long a test listens before it says that nothing came."""
 
@@ -525,20 +534,29 @@ def test_a_templates_registers_hold_what_the_recorded_device_sent(name: str) -> 
 @pytest.mark.parametrize("name", sorted(RECORDED & TEMPLATES.keys() - MODBUS.keys()))
 def test_a_templates_payloads_hold_what_the_recorded_device_sent(name: str) -> None:
     template, case = TEMPLATES[name], wire_case(name)
-    try:
-        dialect = template_dialect(template, case["communication"])
-    except ValueError as error:
-        assert str(error).startswith(("it reads", "it speaks"))  # noqa: PT017 (both ends count)
-        return
-    recorded = {message["topic"]: message["payload"] for message in case.get("message", ())}
-    for response in case.get("response", ()):
-        recorded[urlsplit(response["target"]).path] = response["body"]
+    dialect = template_dialect(template, case["communication"])
+    recorded = [
+        *((message["topic"], message["payload"]) for message in case.get("message", ())),
+        *((urlsplit(said["target"]).path, said["body"]) for said in case.get("response", ())),
+    ]
+    if dialect.examples:
+        assert dialect.addresses == [address for address, _ in recorded]
+        return  # test_proofs reads them
     expected = as_measured(case, template)
     places = [place for place in dialect.places if place.quantity in expected]
     assert places
     for place in places:
-        number = float(follow(json.loads(recorded[place.address]), place.steps))
+        number = last_said(recorded, place)
         assert number * place.factor == pytest.approx(expected[place.quantity])
+
+
+def last_said(recorded: list[tuple[str, str]], place: Place) -> float:
+    """What a message leaves out has not changed since the one before."""
+    for address, payload in reversed(recorded):
+        if address == place.address:
+            with contextlib.suppress(KeyError):
+                return float(follow(json.loads(payload), place.steps))
+    raise AssertionError(f"nothing was recorded at {place}")
 
 
 @pytest.mark.parametrize("name", sorted(MODBUS))
@@ -651,6 +669,36 @@ def test_devices_of_an_mqtt_template_have_topics_of_their_own(broker: Mosquitto)
         assert 100 < ear.numbers(topic)[-1] < 10_000
 
 
+def test_paths_that_compute_need_an_example() -> None:
+    communication = {"topicPower": "grid", "powerPath": "sum([a, b])", "topicEnergy": "energy"}
+    with pytest.raises(ValueError, match=r"^a-device .* reads sum\(\[a, b\]\).* \[\[example\]\]"):
+        template_dialect(a_template("mqtt", communication=communication), {})
+    example = [{"address": "grid", "payload": '{"a": 1, "b": 2}'}]
+    template = a_template("mqtt", communication=communication, example=example)
+    dialect = template_dialect(template, {})
+    assert (dialect.addresses, dialect.places) == (["grid"], ())
+    meter = PayloadMeter("mqtt", dict, dialect.places, dialect.examples)
+    assert [meter.take()[0] for _ in range(2)] == [{"grid": '{"a": 1, "b": 2}'}] * 2
+    meter.set_fault(Fault(FaultKind.GARBAGE))
+    with pytest.raises(ValueError, match="nan"):
+        meter.set_fault(Fault(FaultKind.NAN))
+
+
+def test_a_template_whose_host_is_fixed_is_registered_with_its_url() -> None:
+    url = "https://api.example.org/v1?id={meter}"
+    parameters = {"meter": {"title": "Its id", "example": "abc"}}
+    communication = {"url": url, "powerPath": "power"}
+    template = a_template("http", communication=communication, parameters=parameters)
+    with HttpSite(1, template=template, token="t") as site:
+        (body,) = site.registrations
+        assert body["communication"] == {
+            "template": "a-device",
+            "meter": "abc",
+            "authToken": "t",
+            "url": f"http://{site.endpoints[0].origin}/v1?id=abc",
+        }
+
+
 def test_fixed_topics_are_for_one_meter() -> None:
     template = a_template("mqtt", communication={"topicPower": "grid/power"})
     MqttSite(1, template=template)
@@ -668,3 +716,60 @@ def test_devices_of_an_http_template_have_ports_of_their_own() -> None:
             with get(connection, path, Authorization="Bearer t") as response:
                 assert 0 <= json.loads(response.read())["apower"] < 10_000
             connection.close()
+
+
+# --- Every template, as a service would read it ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_simulate_prints_for_a_template_registers_and_reads(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    template, arguments, config = TEMPLATES[name], ["--port", "0"], Config()
+    if template.protocol == "mqtt":
+        broker: Mosquitto = request.getfixturevalue("shared_broker")
+        arguments = ["--broker", f"{broker.host}:{broker.port}", "--interval", "0.02"]
+        default = BrokerConfig(host=broker.host, port=broker.port)
+        config = Config(mqtt=MqttConfig(brokers={"default": default}))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    clock = site_clock()
+    with make_site(parser.parse_args(["--template", name, *arguments])) as site:
+        devices = template_meters(template, 4)
+        for index, (body, device) in enumerate(zip(site.registrations, devices, strict=True)):
+            meter = parse_meter(body, "meter_1", index, References(TEMPLATES))
+            site_shows = [device.model.quantities(clock())["power"]]
+            power = power_of(meter, config)
+            site_shows.append(device.model.quantities(clock())["power"])
+            if template.examples:
+                site_shows = [wire_case(name)["expected"]["power"]]
+            assert min(site_shows) - COARSE_KW < power < max(site_shows) + COARSE_KW
+
+
+def power_of(meter: Meter, config: Config) -> float:
+    """Read a meter as its line does: ask it once, or hear it until it has given its power."""
+    line: Any = make_driver(meter, Clock(), config)
+    outcomes: list[Outcome] = []
+    if meter.protocol == "mqtt":
+        line.follow([meter])
+
+    def has_power() -> bool:
+        outcomes.extend(
+            [outcome for _, outcome in line.listen(0.1)]
+            if meter.protocol == "mqtt"
+            else [line.poll(meter, trial=False)]
+        )
+        return bool(outcomes) and "power" in outcomes[-1].values
+
+    line.open(1.0)
+    try:
+        wait_until(has_power, what=f"the power of {meter.communication}")
+    finally:
+        line.close()
+    return outcomes[-1].values["power"]

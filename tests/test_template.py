@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from edge.errors import Faulty
 from edge.structure import merge_patch
-from edge.template import Identify, Parameter, Template, expand, parse_template
+from edge.template import (
+    Example,
+    Identify,
+    Parameter,
+    Template,
+    expand,
+    parse_template,
+    target_of,
+)
 
 SHELLY: dict[str, Any] = {
     "title": "Shelly EM",
@@ -204,6 +212,59 @@ def test_a_way_to_recognise_that_cannot_work_is_refused(
     identify: dict[str, Any], path: str
 ) -> None:
     assert faults_of(ABB | {"identify": identify}).keys() == {path}
+
+
+EXAMPLE = {"address": "shellies/{device}/emeter/{channel}/power", "payload": "[\n1]"}
+
+
+def test_a_file_may_say_what_the_device_says() -> None:
+    assert template().examples == ()
+    assert template(example=[EXAMPLE]).examples == (Example(**EXAMPLE),)
+
+
+@pytest.mark.parametrize(
+    ("example", "path", "words"),
+    [
+        ({}, "example", "array of tables"),
+        ([1], "example.0", "must be a table"),
+        ([{"address": EXAMPLE["address"]}], "example.0.payload", "missing"),
+        ([EXAMPLE, EXAMPLE | {"payload": " "}], "example.1.payload", "1 to 10,000 characters"),
+        ([EXAMPLE | {"payload": "1" * 10_001}], "example.0.payload", "1 to 10,000 characters"),
+        ([EXAMPLE | {"topic": "a"}], "example.0.topic", "unknown key"),
+        ([EXAMPLE | {"address": "shellies/{device}"}], "example.0.address", "must be a topic"),
+        ([EXAMPLE, EXAMPLE], "example.1.address", "once"),
+    ],
+)
+def test_an_example_that_is_of_no_use_says_why(example: Any, path: str, words: str) -> None:
+    faults = faults_of(SHELLY | {"example": example})
+    assert faults.keys() == {path}
+    assert words in faults[path]
+
+
+def test_an_example_over_http_is_at_the_target_of_the_url() -> None:
+    for address, count in (("/status?id={channel}", 1), ("http://{host}/status?id={channel}", 0)):
+        document = HTTP | {"example": [{"address": address, "payload": "{}"}]}
+        if count:
+            assert [each.address for each in parse_template("a", document).examples] == [address]
+        else:
+            assert "path and query" in faults_of(document)["example.0.address"]
+
+
+def test_an_example_does_not_go_with_registers() -> None:
+    assert "leave it out" in faults_of(ABB | {"example": [EXAMPLE]})["example"]
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://a", "/"),
+        ("http://a?b=1#c", "/?b=1"),
+        ("https://[fe80::1]:8443/a/b.c?d=e?f", "/a/b.c?d=e?f"),
+        ("http://[a/b#c", "/b"),
+    ],
+)
+def test_what_is_asked_for_at_a_url(url: str, target: str) -> None:
+    assert target_of(url) == target
 
 
 # --- Parameters ---

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigError
 from edge.library import Library
 from edge.simulate.demo import DemoSite
-from edge.simulate.dialect import template_dialect
 from edge.simulate.fault import TRANSPORTS, Fault, FaultKind
 from edge.simulate.http import HttpSite
 from edge.simulate.mqtt import DEFAULT_PORT as DEFAULT_BROKER_PORT
@@ -96,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        site = _site(args)
+        site = make_site(args)
         for number, fault in args.fault:
             site.set_fault(number, fault)
     except (ValueError, ConfigError) as error:
@@ -118,8 +115,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _site(args: argparse.Namespace) -> ServedSite:
-    """Build what the flags ask for. Raises ValueError, or ConfigError for a faulty template."""
+def make_site(args: argparse.Namespace) -> ServedSite:
+    """Make what the flags ask for, not yet started.
+
+    Raises ValueError with what is wrong with them, or ConfigError for a faulty template.
+    """
     template = _template(args.template) if args.template else None
     transport = _transport(args.transport, template)
     for flag, transports in _OWN_FLAGS.items():
@@ -176,28 +176,13 @@ def _mqtt_site(args: argparse.Namespace, template: Template | None) -> MqttSite:
 
 
 def _template(name: str) -> Template:
-    """Find a template. Raises ValueError where there is none, or it cannot be simulated."""
+    """Find a template. Raises ValueError where there is none."""
     library = Library()
     if name not in library:
         nearest = difflib.get_close_matches(name, library.names(), cutoff=0.4)
         hint = f"; nearest are {', '.join(nearest)}" if nearest else ""
         raise ValueError(f"there is no template {name!r}{hint}")
-    template = library[name]
-    try:
-        if template.protocol != "modbus":
-            template_dialect(template, {})
-    except ValueError as error:
-        able = ", ".join(_able(library, template.protocol))
-        raise ValueError(f"{name} cannot be simulated: {error}; these can: {able}") from None
-    return template
-
-
-def _able(library: Library, protocol: str) -> Iterator[str]:
-    for template in library.listing().templates:
-        if template.protocol == protocol:
-            with contextlib.suppress(ValueError):
-                template_dialect(template, {})
-                yield template.name
+    return library[name]
 
 
 def _transport(wanted: str | None, template: Template | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from edge.model import QUANTITY_NAMES
 from edge.simulate.device import Source
 from edge.simulate.payload import GUIDE_FIELDS, Place, steps_of, word_payload
 from edge.simulate.template import measured
-from edge.template import Template
+from edge.template import Template, target_of
 
 GUIDE_TOPICS = {"power": "power", "energy": "total", "voltage": "voltage", "current": "current"}
 """Quantity → the last level of its topic."""
@@ -38,13 +38,22 @@ class Status(NamedTuple):
 class Dialect:
     """How one meter speaks. communication: what a registration needs to understand it.
 
-    inverted: the registration turns the sign of power.
+    inverted: the registration turns the sign of power. target: path and query for the `url` that
+    the registration needs, too; None where it has none. examples: address → payload of a meter
+    that has no places, since it always says the same.
     """
 
     places: tuple[Place, ...]
     communication: Mapping[str, Any]
     status: Status | None = None
     inverted: bool = False
+    target: str | None = None
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Topics, or paths of URLs, at which it says what it measures."""
+        return list(dict.fromkeys([*self.examples, *(place.address for place in self.places)]))
 
     def measured(self, source: Source) -> Source:
         """Give what the meter must measure for its registration to read `source`."""
@@ -53,8 +62,8 @@ class Dialect:
 
 
 def http_dialect(path: str) -> Dialect:
-    """Speak the JSON object that is understood without paths; `url` is for the server to add."""
-    return Dialect(_fields(path), {})
+    """Speak the JSON object that is understood without paths."""
+    return Dialect(_fields(path), {}, target=path)
 
 
 def number_dialect(prefix: str, number: int) -> Dialect:
@@ -87,6 +96,9 @@ def shelly_dialect(number: int) -> Dialect:
 def template_dialect(template: Template, arguments: Mapping[str, Any]) -> Dialect:
     """Speak as the device of an MQTT or HTTP template does.
 
+    Where a path does more than point to a value, nobody can tell from it what would be understood:
+    there it says the template's examples, over and over.
+
     arguments: values of parameters; a default or example stands for each of the others. Raises
     ValueError, in a sentence, where its payloads cannot be made.
     """
@@ -101,12 +113,41 @@ def template_dialect(template: Template, arguments: Mapping[str, Any]) -> Dialec
         key: _filled(value, values) if isinstance(value, str) else value
         for key, value in template.communication.items()
     }
+    places: tuple[Place, ...] = ()
+    examples: dict[str, str] = {}
+    try:
+        places = _template_places(template, spoken)
+    except ValueError as error:
+        examples = _template_examples(template, values)
+        if not examples:
+            remedy = "give its file an [[example]] of what the device says"
+            raise ValueError(f"{template.name} cannot be simulated: {error}; {remedy}") from None
     return Dialect(
-        _template_places(template, spoken),
+        places,
         {"template": template.name, **needed},
         _template_status(spoken),
         bool(spoken.get("invert", False)),
+        _template_target(template, spoken),
+        examples,
     )
+
+
+def _template_examples(template: Template, values: Mapping[str, str]) -> dict[str, str]:
+    said = {_filled(each.address, values): each.payload for each in template.examples}
+    if template.protocol == "http":
+        return {urlsplit(target).path: payload for target, payload in said.items()}
+    return said
+
+
+def _template_target(template: Template, spoken: Mapping[str, Any]) -> str | None:
+    """Give the target of a device that is not found by its `host` alone."""
+    if template.protocol != "http":
+        return None
+    host = template.parameters.get("host")
+    found_by_host = host is not None and host.default is None
+    if found_by_host and template.communication["url"].startswith("http://{host}/"):
+        return None
+    return target_of(spoken["url"])
 
 
 def _template_status(spoken: Mapping[str, Any]) -> Status | None:
@@ -122,12 +163,12 @@ def _template_status(spoken: Mapping[str, Any]) -> Status | None:
 def _template_places(template: Template, spoken: Mapping[str, Any]) -> tuple[Place, ...]:
     paths = {name: spoken[f"{name}Path"] for name in QUANTITY_NAMES if f"{name}Path" in spoken}
     if template.protocol == "http":
-        url = urlsplit(spoken["url"])
-        if url.scheme != "http":
-            raise ValueError(f"it speaks {url.scheme}, which is not simulated")
-        addresses = dict.fromkeys(paths or GUIDE_FIELDS, url.path or "/")
+        addresses = dict.fromkeys(paths or GUIDE_FIELDS, urlsplit(spoken["url"]).path or "/")
     else:
-        topics = {name: spoken.get(f"topic{name[0].upper()}{name[1:]}") for name in QUANTITY_NAMES}
+        # A path without a topic of its own leads into what stands on that of power.
+        topics = {name: spoken.get("topicPower") for name in paths}
+        for name in QUANTITY_NAMES:
+            topics[name] = spoken.get(f"topic{name[0].upper()}{name[1:]}", topics.get(name))
         addresses = {name: topic for name, topic in topics.items() if topic}
     quantities_at = Counter(addresses.values())
     places = []

@@ -220,7 +220,8 @@ class HttpSite(ServedSite):
                 self.endpoints.append(HttpEndpoint(host, port and port + index, token, seed))
             endpoint = self.endpoints[-1]
             source = dialect.measured(meter.source(clock))
-            endpoint.meters[_path(dialect)] = PayloadMeter("http", source, dialect.places)
+            speaker = PayloadMeter("http", source, dialect.places, dialect.examples)
+            endpoint.meters[_path(dialect)] = speaker
             self._meters.append((meter, dialect, endpoint))
 
     @property
@@ -256,10 +257,14 @@ class HttpSite(ServedSite):
             endpoint.close()
 
     def _communication(self, dialect: Dialect, endpoint: HttpEndpoint) -> dict[str, Any]:
-        if "template" not in dialect.communication:
-            return {"url": f"http://{endpoint.origin}{_path(dialect)}", **self._token}
-        return {**dialect.communication, "host": endpoint.origin, **self._token}
+        where = {**dialect.communication, **self._token}
+        if "host" in where:
+            where["host"] = endpoint.origin
+        if dialect.target is not None:
+            where["url"] = f"http://{endpoint.origin}{dialect.target}"
+        return where
 
 
 def _path(dialect: Dialect) -> str:
-    return dialect.places[0].address
+    (path,) = dialect.addresses
+    return path

@@ -162,13 +162,14 @@ class MqttSite(ServedSite):
             dialect = (
                 _nth_device(template, number) if template else PAYLOADS[payload](prefix, number)
             )
-            speaker = PayloadMeter("mqtt", dialect.measured(meter.source(clock)), dialect.places)
+            source = dialect.measured(meter.source(clock))
+            speaker = PayloadMeter("mqtt", source, dialect.places, dialect.examples)
             # A broker hangs up when it hears nothing for one and a half times as long.
             client = MqttMeter(speaker, dialect, broker, max(60, 2 * round(interval_s)))
             self._shown.append((meter, dialect, speaker))
             self._clients.append(client)
-        topics = [{place.address for place in dialect.places} for _, dialect, _ in self._shown]
-        if sum(map(len, topics)) > len(set().union(*topics)):
+        topics = [topic for _, dialect, _ in self._shown for topic in dialect.addresses]
+        if len(topics) > len(set(topics)):
             raise ValueError("all devices of this template have the same topics: use --meters 1")
 
     @property
@@ -221,7 +222,8 @@ class MqttSite(ServedSite):
 
 
 def _nth_device(template: Template, number: int) -> Dialect:
-    """Tell the devices apart by what an installer has to give."""
-    needed = [(name, each) for name, each in template.parameters.items() if each.default is None]
-    arguments = {name: f"{each.example}-{number}" for name, each in needed if number > 1}
+    """Tell the devices apart by what an installer has to give, or may where that is nothing."""
+    everything = template.parameters
+    needed = [name for name, each in everything.items() if each.default is None] or everything
+    arguments = {name: f"{everything[name].example}-{number}" for name in needed if number > 1}
     return template_dialect(template, arguments)

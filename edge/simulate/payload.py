@@ -104,15 +104,23 @@ def _text(document: Any) -> str:
 class PayloadMeter:
     """A meter that speaks in payloads: what it shows, and what is wrong with it.
 
+    examples: address → payload that is always the same, beside what the places make of the source.
     May be used from any thread.
     """
 
-    def __init__(self, transport: str, source: Source, places: Sequence[Place]) -> None:
-        self.places = tuple(places)
+    def __init__(
+        self,
+        transport: str,
+        source: Source,
+        places: Sequence[Place],
+        examples: Mapping[str, str] | None = None,
+    ) -> None:
         self.requests = 0
         """Requests answered, on MQTT publications made, faulty ones too."""
         self._transport = transport
         self._source = source
+        self._places = tuple(places)
+        self._examples = examples or {}
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._left: int | None = None
@@ -126,6 +134,8 @@ class PayloadMeter:
         fault.check_transport(self._transport)
         if fault.kind is FaultKind.REFUSE:
             raise ValueError("a meter cannot refuse connections: give the fault to its endpoint")
+        if fault.kind is FaultKind.NAN and self._examples:
+            raise ValueError("a meter that always says the same has no nan: take another fault")
         values = dict(self._source())
         with self._lock:
             if fault.kind is FaultKind.FROZEN:
@@ -151,7 +161,7 @@ class PayloadMeter:
                 self._left -= 1
                 if self._left <= 0:
                     self._heal()
-        return payloads(self.places, shown()), fault
+        return {**self._examples, **payloads(self._places, shown())}, fault
 
     def _heal(self) -> None:
         self._fault = self._left = None
