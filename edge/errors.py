@@ -10,7 +10,10 @@
     │   ├── NoReply     it stayed silent until the deadline
     │   ├── BadReply    it answered what cannot be trusted
     │   └── Refused     it answered with a Modbus exception or HTTP status
-    └── LineError       the wire is gone; all its meters show it      (line)
+    ├── LineError       the wire is gone; all its meters show it      (line)
+    ├── JournalError    keep measuring, count what is lost            (journal, api)
+    ├── SinkRetry       keep the batch, send it again                 (uplink)
+    └── SinkForbidden   keep everything, until who we are is right    (uplink)
 
 Library exceptions are translated where the library is called and nowhere else. Any exception
 outside this tree is a bug: it ends the process with its traceback. The text of each error is one
@@ -161,3 +164,22 @@ class LineError(DlmError):
     def __init__(self, message: str, cause: Cause = Cause.NOT_REACHED) -> None:
         self.cause = cause
         super().__init__(message)
+
+
+class JournalError(DlmError):
+    """The journal could not be written or read: count it, and keep measuring."""
+
+
+class SinkRetry(DlmError):
+    """A sink cannot take anything now: keep the batch and send it again.
+
+    after_s: how long it asks to be left alone; 0 when it does not say.
+    """
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        self.after_s = after_s
+        super().__init__(message)
+
+
+class SinkForbidden(DlmError):
+    """A sink does not accept who we are: keep everything, and say so until it is put right."""
