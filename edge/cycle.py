@@ -9,11 +9,12 @@ does no I/O: files, sockets and fsync are other threads' work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from edge.clock import Clock
 from edge.communication import Endpoint
@@ -66,10 +67,21 @@ class _ProbeRequest:
     done: Future[Probe]
 
 
+class Follower(Protocol):
+    """Who is told what each tick brought. Cycle thread; must neither block nor raise."""
+
+    def record(self, results: Sequence[PollResult]) -> None:
+        """Take how polls ended, to keep what was read."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Take the new snapshot."""
+
+
 class Cycle:
     """The only caller of the schedule, of `image.advance` and of the load rules.
 
     make_line: makes the worker of a line that a meter is the first on; the cycle starts it.
+    follower: is told what each tick brought.
     """
 
     def __init__(
@@ -79,12 +91,14 @@ class Cycle:
         image: ProcessImage,
         make_line: Callable[[Meter], LineThread],
         clock: Clock,
+        follower: Follower | None = None,
     ) -> None:
         self._tick_s = tick_ms / 1000
         self._limits = limits
         self._image = image
         self._make_line = make_line
         self._clock = clock
+        self._follower = follower
         self._schedule = Schedule(tick_ms)
         self._inbox: SimpleQueue[_Change | _ProbeRequest | None] = SimpleQueue()
         self._changes: list[_Change] = []
@@ -165,7 +179,8 @@ class Cycle:
         changes, self._changes = self._changes, []
         for change in changes:
             self._apply(change, tick)
-        for result in self._image.advance(self._clock.mono_s()):
+        results = self._image.advance(self._clock.mono_s())
+        for result in results:
             if result.meter.poll_interval_ms is None:
                 continue
             self.metrics.polled(result)
@@ -181,6 +196,9 @@ class Cycle:
             self._end_probes()
         self._count_tick(late_s, missed)
         self.snapshot = self._freeze(tick)
+        if self._follower is not None:
+            self._follower.record(results)
+            self._follower.publish(self.snapshot)
         reads, left_out = self._schedule.due(tick)
         for read in reads:
             line = self._line_of(read.meter)

@@ -126,7 +126,9 @@ class Bench:
         self.image = ProcessImage()
         self.lines: dict[str, StillLine] = {}
         self.listening: list[StillListening] = []
-        self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock)
+        self.recorded: list[PollResult] = []
+        self.published: list[Snapshot] = []
+        self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock, self)
         self.tick = -1
         if meters:
             self.change(*meters)
@@ -139,6 +141,12 @@ class Bench:
         line = StillLine(meter.line, self.image.put, self.clock)
         self.lines[meter.line] = line
         return line
+
+    def record(self, results: Sequence[PollResult]) -> None:
+        self.recorded += results
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
 
     def change(self, *meters: Meter) -> None:
         done = self.cycle.change_meters(meters)
@@ -187,6 +195,24 @@ def test_a_reading_reaches_snapshot_and_load_one_tick_after_it_came() -> None:
     snapshot = bench.step()
     assert snapshot.meters[meter.id].live_power_kw == 80.0
     assert (snapshot.load.available_kw, snapshot.load.quality) == (420.0, LoadQuality.GOOD)
+
+
+def test_each_result_is_handed_on_to_be_kept_once_and_at_its_tick() -> None:
+    meter = a_meter()
+    bench = Bench(meter)
+    bench.step(60)
+    bench.answer(power=12.5)
+    assert bench.recorded == []
+    bench.step(2)
+    assert [result.reading and result.reading.values for result in bench.recorded] == [
+        {"power": 12.5}
+    ]
+
+
+def test_each_snapshot_is_handed_on_at_its_tick() -> None:
+    bench = Bench(a_meter())
+    snapshots = [bench.step() for _ in range(3)]
+    assert bench.published[-3:] == snapshots
 
 
 def test_a_published_snapshot_never_changes() -> None:
