@@ -37,6 +37,7 @@ from edge.model import (
     Snapshot,
     Status,
 )
+from edge.record import JournalState, Keeping, SinkState
 from edge.schedule import LeftOut
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -100,6 +101,19 @@ METRICS: tuple[MetricRow, ...] = (
     _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
     _counter("dlm_line_opens", "How often the line was opened.", "line"),
     _counter("dlm_line_messages", "Messages heard, by what became of them.", "line", "result"),
+    _gauge("dlm_journal_up", "1 while readings are recorded, else 0."),
+    _counter("dlm_journal_readings", "Readings recorded."),
+    _counter("dlm_journal_dropped", "Readings lost because they could not be written in time."),
+    _gauge("dlm_journal_waiting_readings", "Readings taken in and not yet on the disk."),
+    _gauge("dlm_journal_size_bytes", "Size of the journal's database."),
+    _gauge("dlm_journal_limit_bytes", "What the journal's database may grow to."),
+    _counter("dlm_journal_written_bytes", "What was written to the disk, in pages of the system."),
+    _counter("dlm_journal_slow_syncs", "Commits that took longer than 1 s."),
+    _gauge("dlm_sink_up", "1 while the sink takes what it is sent, else 0.", "sink"),
+    _counter("dlm_sink_sent", "Readings and rollups that the sink accepted.", "sink"),
+    _counter("dlm_sink_rejected", "Those that it will never take, which were set aside.", "sink"),
+    _counter("dlm_sink_lost", "Readings that went from the journal before they were sent.", "sink"),
+    _gauge("dlm_sink_backlog_readings", "Readings that wait to be sent.", "sink"),
 )
 """Every metric of our own; `process_*` come from prometheus_client."""
 
@@ -133,6 +147,10 @@ class Metrics:
         self._lateness = self._make_histogram("dlm_schedule_lateness_seconds", _LATENESS_BUCKETS_S)
         self._labels: dict[str, tuple[str, ...]] = {}
         self._lines: frozenset[str] = frozenset()
+
+    def add_keeping(self, keeping: Callable[[], Keeping]) -> None:
+        """Tell of the journal and the sinks too. Once."""
+        self._registry.register(_KeepingCollector(keeping))
 
     def keep(self, meters: Iterable[Meter]) -> None:
         """Take over the meters that are polled: series of meters and lines that are gone end."""
@@ -218,6 +236,29 @@ class _SnapshotCollector(Collector):
         return iter(())
 
 
+class _KeepingCollector(Collector):
+    """The journal and the sinks as they are now."""
+
+    def __init__(self, keeping: Callable[[], Keeping]) -> None:
+        self._keeping = keeping
+
+    def collect(self) -> Iterator[Metric]:
+        keeping = self._keeping()
+        families = {
+            row.name: _family(row)
+            for row in METRICS
+            if row.name.startswith(("dlm_journal_", "dlm_sink_"))
+        }
+        if keeping.journal is not None:
+            _add_journal(families, keeping.journal)
+        for sink in keeping.sinks:
+            _add_sink(families, sink)
+        yield from families.values()
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+
 _Family = GaugeMetricFamily | CounterMetricFamily
 
 
@@ -255,6 +296,32 @@ def _add_messages(family: _Family, line: str, heard: MessageCounts) -> None:
         ("unused", heard.unused),
     ):
         family.add_metric([line, result], float(count))
+
+
+def _add_journal(families: Mapping[str, _Family], journal: JournalState) -> None:
+    for name, value in (
+        ("dlm_journal_up", journal.recording),
+        ("dlm_journal_readings", journal.recorded),
+        ("dlm_journal_dropped", journal.dropped),
+        ("dlm_journal_waiting_readings", journal.waiting),
+        ("dlm_journal_size_bytes", journal.file_bytes),
+        ("dlm_journal_limit_bytes", journal.max_bytes),
+        ("dlm_journal_written_bytes", journal.written_bytes),
+        ("dlm_journal_slow_syncs", journal.slow_syncs),
+    ):
+        if value is not None:
+            families[name].add_metric((), float(value))
+
+
+def _add_sink(families: Mapping[str, _Family], sink: SinkState) -> None:
+    for name, value in (
+        ("dlm_sink_up", sink.connected),
+        ("dlm_sink_sent", sink.sent),
+        ("dlm_sink_rejected", sink.rejected),
+        ("dlm_sink_lost", sink.lost),
+        ("dlm_sink_backlog_readings", sink.backlog),
+    ):
+        families[name].add_metric([sink.name], float(value))
 
 
 def _add_load(families: Mapping[str, _Family], snapshot: Snapshot) -> None:

@@ -26,6 +26,7 @@ from edge.model import (
     Reading,
     Snapshot,
 )
+from edge.record import JournalState, Keeping, SinkState
 from edge.template import Template
 
 Json = dict[str, Any]
@@ -129,7 +130,9 @@ def load_status(load: LoadStatus, snapshot: Snapshot) -> Json:
     }
 
 
-def system(snapshot: Snapshot, about: Mapping[str, Any], started_mono_s: float) -> Json:
+def system(
+    snapshot: Snapshot, keeping: Keeping, about: Mapping[str, Any], started_mono_s: float
+) -> Json:
     """The service's own health. about: what does not change while it runs.
 
     The start is told by today's clock: it may have been before the clock was set.
@@ -164,6 +167,36 @@ def system(snapshot: Snapshot, about: Mapping[str, Any], started_mono_s: float) 
             }
             for line in snapshot.lines
         ],
+        "journal": _journal(keeping.journal) if keeping.journal is not None else None,
+        "sinks": [_sink(sink) for sink in keeping.sinks],
+    }
+
+
+def _journal(state: JournalState) -> Json:
+    return {
+        "recording": state.recording,
+        "lastError": state.last_error,
+        "recorded": state.recorded,
+        "dropped": state.dropped,
+        "waiting": state.waiting,
+        "bytes": state.file_bytes,
+        "maxBytes": state.max_bytes,
+        "writtenBytes": state.written_bytes,
+        "slowSyncs": state.slow_syncs,
+        "oldest": timestamp(state.oldest_unix_ms) if state.oldest_unix_ms is not None else None,
+        "notices": list(state.notices),
+    }
+
+
+def _sink(state: SinkState) -> Json:
+    return {
+        "name": state.name,
+        "connected": state.connected,
+        "lastError": state.last_error,
+        "sent": state.sent,
+        "rejected": state.rejected,
+        "lost": state.lost,
+        "backlog": state.backlog,
     }
 
 

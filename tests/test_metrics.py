@@ -18,10 +18,28 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from edge.load import load_status
 from edge.metrics import METRICS, Metrics
 from edge.model import LineState, MessageCounts, Meter, MeterState, PollEnd, Snapshot, Status
+from edge.record import JournalState, Keeping, SinkState
 from edge.schedule import LeftOut
 from tests.building import a_failure, a_meter, a_reading, a_speaking_meter, an_answer
 from tests.peers import free_port, need_program, wait_until
 from tests.service import Service
+
+KEEPING = Keeping(
+    JournalState(
+        recording=True,
+        recorded=17,
+        dropped=1,
+        waiting=3,
+        file_bytes=4096,
+        max_bytes=1_000_000,
+        written_bytes=8192,
+        slow_syncs=2,
+    ),
+    (
+        SinkState("influx", connected=True, sent=5, rejected=1, lost=2, backlog=9),
+        SinkState("mqtt", last_error="It refuses."),
+    ),
+)
 
 
 def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapshot:
@@ -35,8 +53,9 @@ def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapsh
     )
 
 
-def metrics_of(snapshot: Snapshot) -> Metrics:
+def metrics_of(snapshot: Snapshot, keeping: Keeping = KEEPING) -> Metrics:
     metrics = Metrics(lambda: snapshot)
+    metrics.add_keeping(lambda: keeping)
     metrics.keep(state.meter for state in snapshot.meters.values())
     return metrics
 
@@ -101,6 +120,38 @@ def test_every_series_of_a_living_site() -> None:
         'dlm_line_messages_total{line="mqtt:default",result="unreadable"} 2.0',
         'dlm_line_messages_total{line="mqtt:default",result="unused"} 1.0',
     ]
+
+
+def test_every_series_of_what_is_kept() -> None:
+    metrics = metrics_of(a_snapshot())
+    assert own_lines(metrics, "dlm_journal") == [
+        "dlm_journal_up 1.0",
+        "dlm_journal_readings_total 17.0",
+        "dlm_journal_dropped_total 1.0",
+        "dlm_journal_waiting_readings 3.0",
+        "dlm_journal_size_bytes 4096.0",
+        "dlm_journal_limit_bytes 1e+06",
+        "dlm_journal_written_bytes_total 8192.0",
+        "dlm_journal_slow_syncs_total 2.0",
+    ]
+    assert own_lines(metrics, "dlm_sink") == [
+        'dlm_sink_up{sink="influx"} 1.0',
+        'dlm_sink_up{sink="mqtt"} 0.0',
+        'dlm_sink_sent_total{sink="influx"} 5.0',
+        'dlm_sink_sent_total{sink="mqtt"} 0.0',
+        'dlm_sink_rejected_total{sink="influx"} 1.0',
+        'dlm_sink_rejected_total{sink="mqtt"} 0.0',
+        'dlm_sink_lost_total{sink="influx"} 2.0',
+        'dlm_sink_lost_total{sink="mqtt"} 0.0',
+        'dlm_sink_backlog_readings{sink="influx"} 9.0',
+        'dlm_sink_backlog_readings{sink="mqtt"} 0.0',
+    ]
+
+
+def test_what_is_not_kept_or_not_known_has_no_series() -> None:
+    assert own_lines(metrics_of(a_snapshot(), Keeping()), "dlm_journal") == []
+    metrics = metrics_of(a_snapshot(), Keeping(JournalState(written_bytes=None)))
+    assert own_lines(metrics, "dlm_journal_written") == []
 
 
 @pytest.mark.parametrize("status", [Status.ERROR, Status.OFFLINE])
