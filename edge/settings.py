@@ -28,6 +28,12 @@ def is_loopback(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
+def _topic(value: str) -> None:
+    text(100)(value)
+    if not re.fullmatch(r"[^+#/\0]+(/[^+#/\0]+)*", value):
+        raise ValueError(f"must be a topic without '+', '#' and empty levels, not {shown(value)}")
+
+
 def _time_zone(value: str) -> None:
     try:
         zoneinfo.ZoneInfo(value)
@@ -121,7 +127,7 @@ class MqttUplinkConfig:
 
     broker: str = key("default", check=text(64))
     discovery: bool = key(True)
-    discovery_prefix: str = key("homeassistant", check=text(100))
+    discovery_prefix: str = key("homeassistant", check=_topic)
 
 
 SinkConfig = InfluxConfig | MqttUplinkConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -560,6 +561,13 @@ def test_a_journal_sink_needs_the_journal(file: Path) -> None:
     assert faults_of(file) == {
         f"{file}: sinks.influx": "sends what the journal holds; set journal.enabled = true"
     }
+
+
+@pytest.mark.parametrize("prefix", ["a/+", "#", "/a", "a/", "a//b", "", "a\0"])
+def test_a_prefix_that_is_no_topic_is_refused(file: Path, prefix: str) -> None:
+    written(file, f"[sinks.mqtt]\ndiscovery_prefix = {json.dumps(prefix)}\n")
+    (message,) = faults_of(file).values()
+    assert "must" in message
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlni", "", "../etc/passwd", "/etc/passwd"])

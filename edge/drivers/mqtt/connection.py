@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -23,7 +23,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.clock import Clock
-from edge.config import BrokerConfig
 from edge.drivers.mqtt.wire import (
     MAX_PACKET_BYTES,
     PacketTooLongError,
@@ -32,6 +31,7 @@ from edge.drivers.mqtt.wire import (
     tls_error,
 )
 from edge.errors import Cause, LineError, Refused
+from edge.settings import BrokerConfig
 
 PROTOCOLS: Sequence[MQTTProtocolVersion] = (
     MQTTProtocolVersion.MQTTv5,
@@ -42,6 +42,9 @@ PROTOCOLS: Sequence[MQTTProtocolVersion] = (
 _SUBSCRIBE_TOPICS = 50
 _SUBSCRIBE_BYTES = 64 * 1024
 """How much is put into one SUBSCRIBE, of which brokers do not take any size."""
+
+MOST_UNCONFIRMED = 16
+"""Messages that a broker may owe us a word on; paho keeps back what goes beyond 20."""
 
 _GATHER_S = 0.03
 """How long messages may gather before they are read: in a burst that saves half of the work."""
@@ -57,6 +60,13 @@ _NOT_AUTHORISED = {0x86, 0x87, 0x8A, 0x8C}
 
 Deliver = Callable[[str, bytes, bool], None]
 """Takes topic, payload and whether the broker had retained it; must be quick and never raise."""
+
+
+class Will(NamedTuple):
+    """What the broker publishes, and retains, when the connection ends without a word of ours."""
+
+    topic: str
+    payload: bytes
 
 
 class OtherVersionError(LineError):
@@ -75,38 +85,51 @@ class _Client(mqtt.Client):
 class Connection:
     """A connection from CONNECT to its end; it is not opened again. One thread only.
 
-    protocol: the version of MQTT.
+    protocol: the version of MQTT. client_id: None takes one that nobody else has.
     """
 
     def __init__(
         self,
         wire: Wire,
         broker: BrokerConfig,
-        client_id: str,
+        client_id: str | None,
         protocol: MQTTProtocolVersion,
         clock: Clock,
         deliver: Deliver,
+        will: Will | None = None,
     ) -> None:
         self.protocol = protocol
+        self.most_unconfirmed = MOST_UNCONFIRMED
+        """Messages that may be published before the broker has confirmed one of them."""
         self._wire = wire
         self._broker = broker
         self._where = address_of(broker)
-        self._client_id = client_id
+        self._id_is_fixed = client_id is not None
+        # 23 letters and digits are what every broker must take: MQTT 3.1.1, section 3.1.3.1.
+        self._client_id = client_id or f"dlmedge{uuid.uuid4().hex[:16]}"
         self._clock = clock
         self._deliver = deliver
         self._accepted = False
         self._end: LineError | None = None
         self._asked: dict[int, Sequence[str]] = {}
         self._answered: dict[str, Refused | None] = {}
+        self._published: dict[int, str] = {}
+        self._confirmed: list[tuple[str, Refused | None]] = []
         self._dry_mono_s = clock.mono_s()
         self._client = _Client(
-            CallbackAPIVersion.VERSION2, client_id, protocol=protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            self._client_id,
+            protocol=protocol,
+            reconnect_on_failure=False,
         )
         self._client.wire = wire
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
+        self._client.on_publish = self._on_publish
+        if will is not None:
+            self._client.will_set(will.topic, will.payload, qos=1, retain=True)
 
     def greet(self, password: str | None, timeout_s: float) -> None:
         """Send CONNECT, and wait until the broker accepts. Raises LineError, and is closed then."""
@@ -149,7 +172,7 @@ class Connection:
         now_mono_s = self._clock.mono_s()
         punctual = now_mono_s - self._dry_mono_s <= timeout_s + _PUNCTUAL_S
         arrived_mono_s = now_mono_s if punctual else self._dry_mono_s
-        if heard and self._wire.dry:
+        if heard and self._wire.dry and not self._published:  # who publishes waits for each word
             self._clock.sleep(_GATHER_S)
         stop_mono_s = now_mono_s + _GATHER_S + _READ_S
         while not self._has_ended() and now_mono_s < stop_mono_s:
@@ -182,6 +205,28 @@ class Connection:
         for start in range(0, len(topics), _SUBSCRIBE_TOPICS):
             self._client.unsubscribe(list(topics[start : start + _SUBSCRIBE_TOPICS]))
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message, quality of service 1, for the broker to retain; an empty one clears.
+
+        Never blocks. What the broker says to it comes with `take_confirmed`, in later calls of
+        `receive`. A connection that is lost is told by the next `receive`.
+        """
+        info = self._client.publish(topic, payload, qos=1, retain=True)
+        self._published[info.mid] = topic
+
+    def take_confirmed(self) -> list[tuple[str, Refused | None]]:
+        """Give, once, what was published and the broker answered: topic, and why it refused it.
+
+        A broker that speaks MQTT 3.1.1 has no way to refuse: it drops the message, or us.
+        """
+        confirmed, self._confirmed = self._confirmed, []
+        return confirmed
+
+    def drop(self) -> None:
+        """End it without a word, so that the broker publishes the will. Harmless when it ended."""
+        self._client.on_disconnect = None
+        self._wire.close()
+
     def close(self) -> None:
         """End it, politely if that takes no waiting. Harmless when it ended."""
         self._client.on_disconnect = None
@@ -204,6 +249,8 @@ class Connection:
     ) -> None:
         if not reason.is_failure:
             self._accepted = True
+            most = getattr(properties, "ReceiveMaximum", MOST_UNCONFIRMED)
+            self.most_unconfirmed = min(MOST_UNCONFIRMED, most)
         elif reason.value == _UNSUPPORTED_PROTOCOL_VERSION:
             self._end = OtherVersionError(
                 f"The broker {self._where} speaks neither MQTT 5 nor 3.1.1; update it."
@@ -246,14 +293,14 @@ class Connection:
         if told and reason.value == _TAKEN_OVER:
             return LineError(
                 f"Another client took over the connection to {self._where} with the same client id "
-                f"{self._client_id}; give each its own client_id.",
+                f"{self._client_id}; give each its own client_id, and each site its own site.id.",
                 Cause.CONNECTION_LOST,
             )
         words = f" ({_words(reason)})" if told else ""
         other = f", and that no other has the client id {self._client_id}"
         return LineError(
             f"The connection to the broker {self._where} was lost{words}; check that it runs"
-            f"{other if self._broker.client_id else ''}.",
+            f"{other if self._id_is_fixed else ''}.",
             Cause.CONNECTION_LOST,
         )
 
@@ -262,6 +309,14 @@ class Connection:
     ) -> None:
         for topic, reason in zip(self._asked.pop(mid, ()), reasons, strict=False):
             self._answered[topic] = _refusal(topic, reason) if reason.is_failure else None
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any
+    ) -> None:
+        topic = self._published.pop(mid, None)
+        if topic is not None:
+            refusal = _publish_refusal(topic, reason) if reason.is_failure else None
+            self._confirmed.append((topic, refusal))
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
@@ -279,18 +334,17 @@ def open_connection(
     *,
     client_id: str | None = None,
     protocols: Sequence[MQTTProtocolVersion] = PROTOCOLS,
+    will: Will | None = None,
 ) -> Connection:
     """Connect with the first of these versions of MQTT that the broker accepts.
 
     Raises LineError. Blocks as `wire.connect` does and for timeout_s more, for each version.
     """
-    # 23 letters and digits are what every broker must take: MQTT 3.1.1, section 3.1.3.1.
-    client_id = client_id or f"dlmedge{uuid.uuid4().hex[:16]}"
     password = _password(broker)
     refusal: LineError | None = None
     for protocol in protocols:
         wire = connect(broker, port_of(broker), timeout_s)
-        connection = Connection(wire, broker, client_id, protocol, clock, deliver)
+        connection = Connection(wire, broker, client_id, protocol, clock, deliver, will)
         try:
             connection.greet(password, timeout_s)
         except OtherVersionError as exc:
@@ -341,6 +395,15 @@ def _refusal(topic: str, reason: ReasonCode) -> Refused:
         reason.value,
         f"The broker does not let us hear topic {topic} ({_words(reason)}); allow this user to "
         "read it in the broker's access list.",
+        Cause.NOT_AUTHORISED,
+    )
+
+
+def _publish_refusal(topic: str, reason: ReasonCode) -> Refused:
+    return Refused(
+        reason.value,
+        f"The broker does not take what is published on {topic} ({_words(reason)}); allow this "
+        "user to write there in the broker's access list.",
         Cause.NOT_AUTHORISED,
     )
 

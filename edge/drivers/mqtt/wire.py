@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edge.errors import Cause, LineError
 
 if TYPE_CHECKING:
-    from edge.config import BrokerConfig
+    from edge.settings import BrokerConfig
 
 MAX_PACKET_BYTES = 1024 * 1024
 """Of what a broker may send in one piece; a meter's message has a few hundred bytes."""
@@ -91,6 +91,8 @@ def connect(broker: BrokerConfig, port: int, timeout_s: float) -> Wire:
         sock = socket.create_connection((broker.host, port), timeout_s)
     except (OSError, UnicodeError) as exc:  # a name that cannot be one is no OSError
         raise _not_connected(broker.host, where, exc) from exc
+    # Or else each batch of messages would wait for the broker's delayed acknowledgement (Nagle).
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None:
         return Wire(sock)
     try:
