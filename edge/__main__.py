@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,15 +124,6 @@ def _simulate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     return run(parser.parse_args(arguments))
 
 
-def _probe(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    from edge.commands.probe import add_arguments, run
-
-    _add_config_flags(parser)
-    add_arguments(parser)
-    args = parser.parse_args(arguments)
-    return run(args, _load(args))
-
-
 def _templates(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     from edge.commands.templates import add_arguments, run
     from edge.library import library_of
@@ -142,11 +134,26 @@ def _templates(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int
     return run(args, library_of(_load(args)))
 
 
+def _configured(module: str) -> Callable[[argparse.ArgumentParser, Sequence[str]], int]:
+    """A command of a module in `edge.commands`, which is given the configuration."""
+
+    def command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+        commands = import_module(f"edge.commands.{module}")
+        _add_config_flags(parser)
+        commands.add_arguments(parser)
+        args = parser.parse_args(arguments)
+        return int(commands.run(args, _load(args)))
+
+    return command
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]], int]]] = {
     "run": ("run the service", _run),
     "check": ("name every fault of configuration and state", _check),
-    "probe": ("question a meter, and explain what is wrong with it", _probe),
+    "probe": ("question a meter, and explain what is wrong with it", _configured("probe")),
     "templates": ("list the device library", _templates),
+    "export": ("write what was recorded to a file", _configured("export")),
+    "import": ("take what was exported back into the journal", _configured("imports")),
     "simulate": ("serve simulated meters to try things with", _simulate),
 }
 """Name of a command → its purpose, and its function, which gives the exit code."""

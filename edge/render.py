@@ -31,7 +31,8 @@ from edge.template import Template
 
 Json = dict[str, Any]
 
-_OUTWARD = {"power": "currentPower", "energy": "totalEnergy"}
+OUTWARD = {"power": "currentPower", "energy": "totalEnergy"}
+"""Quantities that answers name otherwise than registrations do."""
 ALWAYS_SHOWN = ("power", "energy", "voltage", "current", "powerFactor", "frequency")
 """Quantities that every answer has; the others appear for meters that are to give them."""
 
@@ -205,7 +206,7 @@ def diagnosis(found: Diagnosis, about: Meter) -> Json:
     return {
         "line": about.line,
         "reading": {
-            _OUTWARD.get(name, name): found.values[name]
+            OUTWARD.get(name, name): found.values[name]
             for name in QUANTITY_NAMES
             if name in found.values
         },
@@ -299,7 +300,7 @@ def _values(about: Meter, reading: Reading | None) -> Json:
     values = reading.values if reading is not None else {}
     expected = about.communication.quantities
     return {
-        _OUTWARD.get(name, name): values.get(name)
+        OUTWARD.get(name, name): values.get(name)
         for name in QUANTITY_NAMES
         if name in ALWAYS_SHOWN or name in expected or name in values
     }

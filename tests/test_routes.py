@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.api import Request, Response
+from edge.api.history import HistoryAnswers
 from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api, Service
 from edge.cycle import Cycle, SiteLimits
 from edge.errors import Cause, RequestError
@@ -25,6 +26,7 @@ from edge.line import PollLine
 from edge.meterspec import References
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from edge.model import Exchange, Finding, Meter, Outcome, Probe
+from edge.record import JournalState, Keeping, SinkState
 from edge.registry import Registry
 from tests.building import FakeClock, a_failure, a_reading, a_registration, an_answer
 
@@ -74,6 +76,7 @@ class Site:
         self.registry = Registry(folder, References(self.library), self._changed)
         self.probed: list[Meter] = []
         self.found: Probe | RequestError = Probe()
+        self.keeping = Keeping()
         self.registry.open()
         self.tick = 0
         self.api = Api(
@@ -82,7 +85,9 @@ class Site:
                 registry=self.registry,
                 library=self.library,
                 probe=self._probe,
+                history=HistoryAnswers(None),
                 metrics=self.cycle.metrics,
+                keeping=lambda: self.keeping,
                 clock=self.clock,
                 about={"version": "1.2.3"},
                 started_mono_s=90.0,
@@ -368,6 +373,41 @@ def test_nothing_is_told_of_a_snapshot_that_the_cycle_left_behind(site: Site) ->
     site.step()
     for path in paths:
         assert site.send("GET", path).status == 200
+
+
+def test_the_system_tells_what_becomes_of_what_is_read(site: Site) -> None:
+    system = site.ask("GET", "/api/system")["data"]
+    assert (system["journal"], system["sinks"]) == (None, [])
+    site.keeping = Keeping(
+        JournalState(recording=False, last_error="The disk is full.", oldest_unix_ms=1_000),
+        (SinkState("influx", backlog=7),),
+    )
+    site.step()
+    system = site.ask("GET", "/api/system")["data"]
+    assert system["journal"] == {
+        "recording": False,
+        "lastError": "The disk is full.",
+        "recorded": 0,
+        "dropped": 0,
+        "waiting": 0,
+        "bytes": 0,
+        "maxBytes": 0,
+        "writtenBytes": None,
+        "slowSyncs": 0,
+        "oldest": "1970-01-01T00:00:01.000Z",
+        "notices": [],
+    }
+    assert system["sinks"] == [
+        {
+            "name": "influx",
+            "connected": False,
+            "lastError": None,
+            "sent": 0,
+            "rejected": 0,
+            "lost": 0,
+            "backlog": 7,
+        }
+    ]
 
 
 def test_the_systems_health_tells_meters_lines_and_schedule(site: Site) -> None:

@@ -7,6 +7,7 @@ status; an accepted one has its requests in the .json beside it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ import struct
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.api import Request, Response
+from edge.api import Request, Response, Stream
 from edge.api.connections import Doing, Gone
 from edge.api.http1 import (
     MAX_BODY_BYTES,
@@ -36,7 +37,7 @@ from edge.api.http1 import (
     response_bytes,
 )
 from edge.api.server import ApiServer
-from edge.errors import ConfigError, RequestError
+from edge.errors import ConfigError, JournalError, RequestError
 from tests.peers import free_port, wait_until
 
 CASES = Path(__file__).parent / "http"
@@ -263,6 +264,157 @@ def test_head_says_what_get_would_and_leaves_the_body_out(serve: Serve) -> None:
         assert (status, headers["Content-Length"]) == (200, "5")
         assert client.read()[2] == b"/"
     assert [request.method for request in routes.asked] == ["GET", "GET"]
+
+
+# --- Answers in pieces ---------------------------------------------------------------------------
+
+
+class Pieces:
+    """A stream that gives its pieces, then raises what it was told to; remembers its end."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self._pieces = iter(pieces)
+        self._error = error
+        self.closed = 0
+
+    def __iter__(self) -> Pieces:
+        return self
+
+    def __next__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise self._error or StopIteration
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def streaming(routes: Routes, stream: Stream) -> None:
+    routes.paths["/stream"] = lambda: Response(200, b"", "text/csv", stream=stream)
+
+
+STREAM = GET.replace(b"/ ", b"/stream ")
+STREAM_1_0 = STREAM.replace(b"1.1", b"1.0").replace(
+    b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n"
+)
+
+
+def read_top(client: Client) -> dict[str, str]:
+    return client.read(with_body=False)[1]
+
+
+def read_on(client: Client) -> None:
+    """Read until the connection ends."""
+    while client.file.read(1000):
+        pass
+
+
+def test_pieces_are_sent_as_chunks_and_the_connection_goes_on(serve: Serve) -> None:
+    server, routes = serve()
+    pieces = Pieces(b"one", b"", b"x" * 17)
+    streaming(routes, pieces)
+    with Client(server.port) as client:
+        client.send(STREAM)
+        headers = read_top(client)
+        assert headers["Transfer-Encoding"] == "chunked"
+        assert "Content-Length" not in headers
+        whole = b"3\r\none\r\n" + b"11\r\n" + b"x" * 17 + b"\r\n0\r\n\r\n"
+        assert client.file.read(len(whole)) == whole
+        wait_until(lambda: pieces.closed == 1, what="the end of the stream")
+        assert client.ask(GET)[2] == b"/"
+
+
+def test_pieces_to_http_1_0_end_with_the_connection(serve: Serve) -> None:
+    server, routes = serve()
+    streaming(routes, Pieces(b"one", b"two"))
+    with Client(server.port) as client:
+        client.send(STREAM_1_0)
+        headers = read_top(client)
+        assert headers["Connection"] == "close"
+        assert "Transfer-Encoding" not in headers
+        assert client.file.read() == b"onetwo"
+
+
+def test_head_of_a_stream_asks_for_no_piece(serve: Serve) -> None:
+    server, routes = serve()
+    pieces = Pieces(error=KeyError())
+    streaming(routes, pieces)
+    with Client(server.port) as client:
+        client.send(STREAM.replace(b"GET", b"HEAD"))
+        assert read_top(client)["Transfer-Encoding"] == "chunked"
+        assert client.ask(GET)[2] == b"/"
+    assert pieces.closed == 1
+
+
+@pytest.mark.parametrize("request_", [STREAM, STREAM_1_0])
+def test_an_answer_cut_short_does_not_look_whole(
+    request_: bytes, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, routes = serve()
+    pieces = Pieces(b"one", error=JournalError("The disk is gone."))
+    streaming(routes, pieces)
+    with Client(server.port) as client:
+        client.send(request_)
+        with pytest.raises(ConnectionResetError):
+            read_on(client)
+    wait_until(lambda: pieces.closed == 1, what="the end of the stream")
+    assert "The disk is gone." in caplog.text
+
+
+def test_a_bug_in_a_piece_reaches_the_excepthook(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    server, routes = serve()
+    pieces = Pieces(b"one", error=KeyError())
+    streaming(routes, pieces)
+    with Client(server.port) as client:
+        client.send(STREAM)
+        with pytest.raises(ConnectionResetError):
+            read_on(client)
+    wait_until(lambda: raised, what="the excepthook")
+    assert pieces.closed == 1
+
+
+def test_who_does_not_read_a_stream_is_cut_off(serve: Serve) -> None:
+    server, routes = serve(send_timeout_s=0.1)
+    pieces = Pieces(*[b"x" * 100_000] * 1000)
+    streaming(routes, pieces)
+    with Client(server.port) as client:
+        client.send(STREAM)
+        wait_until(lambda: pieces.closed, what="the end of the stream")
+
+
+def test_a_stream_as_a_whole_may_take_longer_than_a_piece(serve: Serve) -> None:
+    def slowly() -> Generator[bytes, None, None]:
+        for _ in range(4):
+            time.sleep(0.1)
+            yield b"x"
+
+    server, routes = serve(send_timeout_s=0.2)
+    routes.paths["/stream"] = lambda: Response(200, b"", stream=slowly())
+    with Client(server.port) as client:
+        client.send(STREAM_1_0)
+        read_top(client)
+        assert client.file.read() == b"xxxx"
+
+
+def test_closing_the_server_ends_a_stream(serve: Serve) -> None:
+    server, routes = serve()
+    endless = Pieces()
+    endless._pieces = itertools.repeat(b"x" * 1000)
+    streaming(routes, endless)
+    with Client(server.port) as client:
+        client.send(STREAM_1_0)
+        read_top(client)
+        closing = threading.Thread(target=server.close, args=(time.monotonic() + 5,))
+        closing.start()
+        with pytest.raises(ConnectionResetError):
+            read_on(client)
+        closing.join(2)
+        assert not closing.is_alive()
+    assert endless.closed == 1
 
 
 # --- Connections that go on, and that do not ----------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,31 @@ class Request:
     body: bytes
 
 
+class Stream(Protocol):
+    """A body in pieces, each made when the one before was sent; a generator is one.
+
+    All calls come from the client's thread. `close` is called once, whether or not a piece was
+    asked for. A piece holds the interpreter no longer than another thread can wait; it raises
+    DlmError when the rest cannot be had: the client then sees the connection break off, since an
+    answer cut short must not look whole.
+    """
+
+    def __iter__(self) -> Stream: ...
+
+    def __next__(self) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer. The server adds length, date, connection and security headers by itself."""
+    """One answer. The server adds length, date, connection and security headers by itself.
+
+    stream: makes what follows after `body`, piece by piece; the length is not known then.
+    """
 
     status: int
     body: bytes
     content_type: str = "application/json; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
+    stream: Stream | None = None

@@ -18,8 +18,8 @@ from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
 
 from edge.api import Request, Response
-from edge.config import is_loopback
 from edge.errors import RequestError
+from edge.settings import is_loopback
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_FIELDS = 64
@@ -237,11 +237,18 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 def response_bytes(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
     """Give the bytes of an answer to `head`, or to what never became a request.
 
+    Of a streamed answer, what comes before its first piece. Without chunks it ends where the
+    connection does, so keep_alive must be False then.
     Raises ValueError for a header value that would end its line early: that is a bug.
     """
     fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
     if fields.count("\n") != len(response.headers) or fields.count("\r") != len(response.headers):
         raise ValueError(f"line break in a header of the answer: {response.headers!r}")
+    body, framing = response.body, f"Content-Length: {len(response.body)}\r\n"
+    if response.stream is not None:
+        chunked = is_chunked(head)
+        body = chunk_bytes(body) if chunked else body
+        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
     if not keep_alive:
         fields += "Connection: close\r\n"
     elif head is not None and not head.minor:
@@ -249,11 +256,27 @@ def response_bytes(response: Response, head: Head | None = None, *, keep_alive: 
     top = (
         f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, '')}\r\n"
         f"Server: dlm-edge\r\nDate: {_http_date(int(time.time()))}\r\n"
-        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
+        f"Content-Type: {response.content_type}\r\n{framing}"
         "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
         f"{fields}\r\n"
     ).encode("latin-1")
-    return top if head is not None and head.without_body else top + response.body
+    return top if head is not None and head.without_body else top + body
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def is_chunked(head: Head | None) -> bool:
+    """Tell whether pieces of the answer to `head` go out as chunks; HTTP/1.0 knows none."""
+    return head is not None and head.minor > 0
+
+
+def chunk_bytes(piece: bytes) -> bytes:
+    """Frame a piece of a streamed answer; an empty one is nothing, since it would be the last.
+
+    Source: RFC 9112, 7.1.
+    """
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
 
 @functools.lru_cache(maxsize=1)

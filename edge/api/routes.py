@@ -15,6 +15,7 @@ from typing import Any
 
 from edge import render
 from edge.api import Request, Response
+from edge.api.history import HistoryAnswers
 from edge.clock import Clock
 from edge.diagnosis import diagnose
 from edge.errors import ConfigError, RequestError, StateError
@@ -22,6 +23,7 @@ from edge.library import Library
 from edge.load import building_consumption
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
 from edge.model import Meter, MeterState, Probe, Snapshot
+from edge.record import Keeping
 from edge.registry import Registry, meter_not_found
 from edge.structure import nearest
 
@@ -37,15 +39,18 @@ class Service:
     """What the routes stand on.
 
     snapshot: gives the latest one. probe: questions a meter, registered or not; blocks for some
-    seconds, raises RequestError. about: what `/api/system` says that never changes in a run.
-    started_mono_s: when the service started.
+    seconds, raises RequestError. history: answers what was. keeping: how the journal and the sinks
+    are. about: what `/api/system` says that never changes in a run. started_mono_s: when the
+    service started.
     """
 
     snapshot: Callable[[], Snapshot]
     registry: Registry
     library: Library
     probe: Callable[[Meter], Probe]
+    history: HistoryAnswers
     metrics: Metrics
+    keeping: Callable[[], Keeping]
     clock: Clock
     about: Mapping[str, Any]
     started_mono_s: float
@@ -97,6 +102,15 @@ def show_reading(context: Context) -> Response:
     """Show a meter's current reading and how old it is."""
     state = _state(context.snapshot, context.path["id"])
     return _answer(render.reading(state, context.snapshot))
+
+
+def show_history(context: Context) -> Response:
+    """Give what was recorded of a meter, registered still or not: readings, hours or days."""
+    id_ = context.path["id"]
+    state = context.snapshot.meters.get(id_)
+    meter = state.meter if state is not None else None
+    now_ms = context.snapshot.unix_ms
+    return context.service.history.answer(context.request, id_, meter, now_ms)
 
 
 def update_meter(context: Context) -> Response:
@@ -173,7 +187,9 @@ def show_load_status(context: Context) -> Response:
 def show_system(context: Context) -> Response:
     """Show the service's own health."""
     service = context.service
-    return _answer(render.system(context.snapshot, service.about, service.started_mono_s))
+    return _answer(
+        render.system(context.snapshot, service.keeping(), service.about, service.started_mono_s)
+    )
 
 
 def show_health(context: Context) -> Response:
@@ -207,6 +223,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/energy-meters/{id}", show_meter, "a meter and how it is read", shared=True),
     Route(
         "GET", "/api/energy-meters/{id}/reading", show_reading, "its current reading", shared=True
+    ),
+    Route(
+        "GET",
+        "/api/energy-meters/{id}/history",
+        show_history,
+        "its readings, hours or days; JSON or CSV",
     ),
     Route("PUT", "/api/energy-meters/{id}", update_meter, "change a meter"),
     Route("DELETE", "/api/energy-meters/{id}", remove_meter, "remove a meter"),

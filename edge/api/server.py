@@ -23,29 +23,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from http.server import HTTPServer
 from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
-from edge.api import Request, Response
+from edge.api import Request, Response, Stream
 from edge.api.connections import Connections, Doing, Gone
 from edge.api.http1 import (
     BEGINNING,
     HEAD_END,
+    LAST_CHUNK,
     MAX_HEAD_BYTES,
     Head,
     allow_all,
     bad_request,
+    chunk_bytes,
+    is_chunked,
     parse_head,
     parse_request_line,
     refuse_foreign,
     require_json,
     response_bytes,
 )
-from edge.config import is_loopback
-from edge.errors import ConfigError, Fault, RequestError
+from edge.errors import ConfigError, DlmError, Fault, RequestError
+from edge.settings import is_loopback
 
 _RECEIVE_BYTES = 16 * 1024
 _LINGER_S = 1.0
@@ -100,6 +103,8 @@ class _Connection:
             server.connections.note(self, Doing.ANSWERING)
             response = server.handle(request)
             keep_alive = head.keep_alive and not server.connections.closing
+            if response.stream is not None:
+                keep_alive = keep_alive and is_chunked(head)
             answer = response_bytes(response, head, keep_alive=keep_alive)
         except RequestError as refusal:
             response = server.refuse(refusal)
@@ -115,7 +120,10 @@ class _Connection:
             with suppress(Gone):  # who left does not take the bug along
                 self._answer(response_bytes(server.refuse(error), head, keep_alive=False))
             raise
-        self._answer(answer)
+        if response.stream is None:
+            self._answer(answer)
+        else:
+            self._answer_in_pieces(answer, response.stream, head)
         if _log.isEnabledFor(logging.DEBUG):
             what = f"{head.request.method} {head.request.path!r}" if head else "no request"
             busy_ms = (time.monotonic() - began_s) * 1000
@@ -210,6 +218,31 @@ class _Connection:
         self._server.connections.note(self, Doing.SENDING)
         self._send(data)
 
+    def _answer_in_pieces(self, top: bytes, stream: Stream, head: Head | None) -> None:
+        """Send a streamed answer; each piece may take as long as a whole one. Raises Gone.
+
+        It ends early, and so that the client can tell, when the rest cannot be had or the server
+        is to close.
+        """
+        chunked = is_chunked(head)
+        with closing(stream):
+            self._answer(top)
+            if head is None or head.without_body:
+                return
+            try:
+                for piece in stream:
+                    self._answer(chunk_bytes(piece) if chunked else piece)
+                    self._server.connections.note(self, Doing.ANSWERING)
+            except DlmError as error:
+                _log.warning("%s: the answer broke off: %s", self._peer, error)
+                self._reset_at_close()
+                raise Gone from None
+            except Exception:
+                self._reset_at_close()  # without chunks a plain end would look like a whole answer
+                raise
+            if chunked:
+                self._answer(LAST_CHUNK)
+
     def _send(self, data: bytes) -> None:
         """Send all of it. Raises Gone if the client went, or has not read it in time."""
         client = self._socket
@@ -217,10 +250,14 @@ class _Connection:
             client.settimeout(self._server.send_timeout_s)
             client.sendall(data)  # the time-out is for all of it, not for each send
         except OSError:
-            # Reset it, or the system would go on offering what is left to who does not read.
-            with suppress(OSError):
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # The system would go on offering what is left to who does not read.
+            self._reset_at_close()
             raise Gone from None
+
+    def _reset_at_close(self) -> None:
+        """Let closing the connection be a reset, which no client takes for a regular end."""
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _linger(self) -> None:
         """Let the client read the last answer: closing over unread input would reset it away.
@@ -301,7 +338,8 @@ class ApiServer:
     answer; when nobody does a newcomer gets 503.
     authorize: the one place for tokens; sees each request before its body is read (the body is
     empty) and raises RequestError 401 to refuse it. request_timeout_s: for a whole request to
-    arrive. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken.
+    arrive. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken, or
+    for each piece of a streamed one.
     """
 
     def __init__(

@@ -1,0 +1,354 @@
+"""What was recorded of a meter: `GET /api/energy-meters/{id}/history`, as JSON pages or as CSV.
+
+An answer is made in pieces of some hundred rows, each when the one before was sent, from a
+connection of its own: a client that reads slowly, or asks for all that there is, costs no memory
+and holds up nobody. Few are answered at a time, and between two pieces the control cycle has its
+turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from edge import csvtable, render
+from edge.api import Request, Response
+from edge.errors import Fault, JournalError, RequestError
+from edge.journal.history import History
+from edge.journal.merge import cut
+from edge.model import QUANTITY_NAMES, Meter, Quality
+from edge.record import Chunk, Resolution, Rollup
+from edge.registry import meter_not_found
+from edge.structure import nearest, shown, unknown_keys
+
+CSV_TYPE = "text/csv; charset=utf-8; header=present"
+DEFAULT_LIMIT = 1000
+MAX_LIMIT = 10_000
+"""Rows of one JSON page."""
+STREAMS = 3
+"""Answers without an end in sight that are sent at a time."""
+ROWS_PER_PIECE = 250
+
+_PAGES = 2
+_PAGE_WAIT_S = 5.0
+_REST = 0.5
+"""Rest after each piece, as a share of the time that making it took."""
+_LONGEST_REST_S = 0.02
+_HOUR_MS = 3_600_000
+_SPAN_MS = {
+    Resolution.RAW: 24 * _HOUR_MS,
+    Resolution.HOURLY: 31 * 24 * _HOUR_MS,
+    Resolution.DAILY: 366 * 24 * _HOUR_MS,
+}
+"""How far back an answer goes when the request does not say."""
+_KEYS = ("from", "to", "resolution", "limit", "cursor")
+_CURSOR = re.compile(r"(-?\d{1,15})(?:-(\d{1,18}))?")
+
+_log = logging.getLogger("edge.api")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A checked request.
+
+    limit: the most rows, None for all. after: (unix_ms, seq) of the last row that the client has;
+    of hours and days, the seq is 0.
+    """
+
+    resolution: Resolution
+    from_ms: int
+    to_ms: int
+    limit: int | None
+    after: tuple[int, int] | None
+    as_csv: bool
+
+
+class HistoryAnswers:
+    """Answers requests for history from the journal's database. Any thread.
+
+    path: the journal's database; None when nothing is recorded. report_damage: told when SQLite
+    finds the database malformed.
+    """
+
+    def __init__(
+        self, path: Path | None, report_damage: Callable[[str], None] | None = None
+    ) -> None:
+        self._path = path
+        self._report_damage = report_damage
+        self._pages = threading.Semaphore(_PAGES)
+        self._streams = threading.Semaphore(STREAMS)
+
+    def answer(self, request: Request, meter_id: str, meter: Meter | None, now_ms: int) -> Response:
+        """Answer one request. meter: as registered now, None if it is not; now_ms: unix ms.
+
+        Raises RequestError: 400 for a faulty query, 404 for a meter that nobody knows, 503 when
+        there is no journal, it cannot be read, or too many ask for theirs.
+        """
+        question = parse_query(request, now_ms)
+        if self._path is None:
+            raise _unavailable("Nothing is recorded; set `enabled = true` in [journal].")
+        try:
+            if not question.as_csv and question.limit and question.limit <= DEFAULT_LIMIT:
+                with self._turn(self._pages, _PAGE_WAIT_S), self._history(self._path) as history:
+                    return Response(200, b"".join(_pieces(history, question, meter_id, meter)))
+            return self._streamed(self._path, question, meter_id, meter)
+        except JournalError as error:
+            raise _unavailable(str(error)) from error
+
+    def _streamed(
+        self, path: Path, question: Question, meter_id: str, meter: Meter | None
+    ) -> Response:
+        def pieces() -> Generator[bytes, None, None]:
+            with self._turn(self._streams, 0), self._history(path) as history:
+                yield from _pieces(history, question, meter_id, meter)
+
+        stream = _Begun(pieces())
+        content_type = CSV_TYPE if question.as_csv else "application/json; charset=utf-8"
+        return Response(200, b"", content_type, stream=stream)
+
+    @contextmanager
+    def _turn(self, turns: threading.Semaphore, wait_s: float) -> Iterator[None]:
+        if not turns.acquire(timeout=wait_s):
+            raise RequestError(
+                503,
+                "BUSY",
+                "Too many clients are being sent history; ask again in a few seconds.",
+                headers=(("Retry-After", "5"),),
+            )
+        try:
+            yield
+        finally:
+            turns.release()
+
+    @contextmanager
+    def _history(self, path: Path) -> Iterator[History]:
+        with History(path, self._report_damage) as history:
+            try:
+                yield history
+            finally:
+                if history.damaged:
+                    _log.warning("%d damaged parts of the history were left out", history.damaged)
+
+
+class _Begun:
+    """A stream whose first piece is made at once, so that what fails then is still an answer."""
+
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+        self._pieces = pieces
+        self._first: bytes | None = next(pieces)
+
+    def __iter__(self) -> _Begun:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+# --- The query -----------------------------------------------------------------------------------
+
+
+def parse_query(request: Request, now_ms: int) -> Question:
+    """Check what is asked for. Raises RequestError 400 with all faults at once."""
+    query = {name: value for name, value in request.query.items() if value}
+    faults = list(unknown_keys([name for name in request.query if name not in _KEYS], _KEYS))
+    as_csv = "text/csv" in request.headers.get("accept", "").lower()
+    resolution = _parsed(query, "resolution", faults, _resolution) or Resolution.RAW
+    to_ms = _parsed(query, "to", faults, csvtable.parse_time)
+    from_ms = _parsed(query, "from", faults, csvtable.parse_time)
+    limit = _parsed(query, "limit", faults, lambda text: _limit(text, as_csv))
+    after = _parsed(query, "cursor", faults, lambda text: _cursor(text, resolution))
+    if to_ms is None:
+        to_ms = now_ms + 1
+    if from_ms is None:
+        from_ms = to_ms - _SPAN_MS[resolution]
+    if from_ms > to_ms and not faults:
+        faults.append(Fault("from", "must not be later than 'to'"))
+    if faults:
+        raise RequestError(
+            400, "VALIDATION_ERROR", "The query has faults; correct what `details` lists.", faults
+        )
+    if limit is None and not as_csv:
+        limit = DEFAULT_LIMIT
+    return Question(resolution, from_ms, to_ms, limit, after, as_csv)
+
+
+def _parsed(
+    query: Mapping[str, str], name: str, faults: list[Fault], parse: Callable[[str], Any]
+) -> Any:
+    if name in query:
+        try:
+            return parse(query[name])
+        except ValueError as error:
+            faults.append(Fault(name, str(error)))
+    return None
+
+
+def _resolution(text: str) -> Resolution:
+    with suppress(ValueError):
+        return Resolution(text)
+    words = [resolution.value for resolution in Resolution]
+    raise ValueError(f"must be {' | '.join(words)}, not {shown(text)}{nearest(text, words)}")
+
+
+def _limit(text: str, as_csv: bool) -> int:
+    most = 10**9 if as_csv else MAX_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and 1 <= int(text) <= most):
+        raise ValueError(f"must be a whole number from 1 to {most:,}, not {shown(text)}")
+    return int(text)
+
+
+def _cursor(text: str, resolution: Resolution) -> tuple[int, int]:
+    match = _CURSOR.fullmatch(text)
+    if match is None or (match[2] is not None) != (resolution is Resolution.RAW):
+        raise ValueError(
+            "must be the `next` of an answer in the same resolution, as it was given, not "
+            f"{shown(text)}"
+        )
+    return int(match[1]), int(match[2] or 0)
+
+
+# --- The answer ----------------------------------------------------------------------------------
+
+_Group = Chunk | list[Rollup]
+"""Rows that go into one piece."""
+
+
+def _pieces(
+    history: History, question: Question, meter_id: str, meter: Meter | None
+) -> Generator[bytes, None, None]:
+    """Make the answer piece by piece, with a rest after each. Raises as History, or 404."""
+    if meter is None and all(one.meter_id != meter_id for one in history.series()):
+        raise meter_not_found(meter_id)
+    rows = _limited(_groups(history, question, meter_id), question.limit)
+    pieces = _csv(rows, question) if question.as_csv else _json(rows, question, meter)
+    began_s = time.monotonic()
+    for piece in pieces:
+        busy_s = time.monotonic() - began_s
+        yield piece
+        time.sleep(min(_LONGEST_REST_S, busy_s * _REST))
+        began_s = time.monotonic()
+
+
+def _groups(history: History, question: Question, meter_id: str) -> Iterator[_Group]:
+    begin_ms, end_ms, after = question.from_ms, question.to_ms, question.after
+    if question.resolution is Resolution.RAW:
+        for chunk in history.raw(meter_id, begin_ms, end_ms, after):
+            for start in range(0, len(chunk), ROWS_PER_PIECE):
+                yield cut(chunk, start, min(start + ROWS_PER_PIECE, len(chunk)))
+    else:
+        after_ms = after[0] if after else None
+        rollups = history.rollups(meter_id, question.resolution, begin_ms, end_ms, after_ms)
+        while group := list(islice(rollups, ROWS_PER_PIECE)):
+            yield group
+
+
+def _limited(groups: Iterable[_Group], limit: int | None) -> Iterator[tuple[_Group, bool]]:
+    """Cut groups off at a number of rows; says with each whether rows were left out after it."""
+    left = limit
+    held: _Group | None = None
+    for group in groups:
+        if held is not None:
+            yield held, left == 0
+        if left is None:
+            held = group
+        elif left == 0:
+            return
+        else:
+            held, more = _first_rows(group, left), len(group) > left
+            left -= len(held)
+            if more:
+                yield held, True
+                return
+    if held is not None:
+        yield held, False
+
+
+def _first_rows(group: _Group, count: int) -> _Group:
+    if isinstance(group, Chunk):
+        return cut(group, 0, min(count, len(group)))
+    return group[:count]
+
+
+def _csv(rows: Iterable[tuple[_Group, bool]], question: Question) -> Iterator[bytes]:
+    lines = [csvtable.header(question.resolution)]
+    for group, _ in rows:
+        if isinstance(group, Chunk):
+            lines += csvtable.chunk_rows(group)
+        else:
+            lines += map(csvtable.rollup_row, group)
+        yield "".join(f"{line}\r\n" for line in lines).encode()
+        lines.clear()
+    if lines:
+        yield f"{lines[0]}\r\n".encode()
+
+
+def _json(
+    rows: Iterable[tuple[_Group, bool]], question: Question, meter: Meter | None
+) -> Iterator[bytes]:
+    count, cursor = 0, None
+    lead = b'{"success":true,"data":['
+    for group, more in rows:
+        if isinstance(group, Chunk):
+            documents = _readings(group, meter)
+            last = f"{group.unix_ms[-1]}-{group.seqs[-1]}"
+        else:
+            documents = [_rollup(rollup) for rollup in group]
+            last = str(group[-1].start_ms)
+        cursor = last if more else None
+        yield lead + render.dump(documents)[1:-1]
+        count += len(group)
+        lead = b","
+    yield (b"" if count else lead) + b"]," + render.dump({"count": count, "next": cursor})[1:]
+
+
+def _readings(chunk: Chunk, meter: Meter | None) -> list[render.Json]:
+    """Readings with all that the meter is to give now, or gave then."""
+    expected = meter.communication.quantities if meter else ()
+    columns = {
+        render.OUTWARD.get(name, name): chunk.values.get(name) or [None] * len(chunk)
+        for name in QUANTITY_NAMES
+        if name in render.ALWAYS_SHOWN or name in expected or name in chunk.values
+    }
+    values = zip(*columns.values(), strict=True)
+    return [
+        {
+            "timestamp": csvtable.timestamp(unix_ms),
+            **dict(zip(columns, row, strict=True)),
+            "quality": (Quality.SUSPECT if suspect else Quality.GOOD).value,
+        }
+        for unix_ms, suspect, row in zip(chunk.unix_ms, chunk.suspect, values, strict=True)
+    ]
+
+
+def _rollup(rollup: Rollup) -> render.Json:
+    return {
+        "start": csvtable.timestamp(rollup.start_ms),
+        "end": csvtable.timestamp(rollup.start_ms + rollup.length_ms),
+        "meanPower": rollup.mean_kw,
+        "minPower": rollup.min_kw,
+        "maxPower": rollup.max_kw,
+        "energy": rollup.energy_kwh,
+        "energySource": rollup.energy_source.value if rollup.energy_source else None,
+        "interpolatedEnergy": rollup.interpolated_kwh,
+        "exportedEnergy": rollup.export_kwh,
+        "samples": rollup.samples,
+        "coverage": round(rollup.coverage, 6),
+    }
+
+
+def _unavailable(why: str) -> RequestError:
+    return RequestError(503, "JOURNAL_UNAVAILABLE", why)
