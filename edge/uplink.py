@@ -1,0 +1,376 @@
+"""The pump of a journal sink: one thread that sends what the journal holds, and keeps the place.
+
+What is new goes first and at once, then hours and days, then the backlog from the oldest on, no
+faster than the sink wants. New readings that cannot be sent join the backlog, so that after an
+outage the newest is the first that a server is told, and old ones follow beside it.
+
+Each of the three is a lane with its own rests: where a server has no place for hours, readings go
+on. What is sent is only what is committed, and a range counts as sent when the server has
+answered. After a crash up to a minute is sent again, which a server that knows a point's key takes
+for the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from edge.clock import Clock
+from edge.errors import DlmError, JournalError, SinkForbidden, SinkRetry
+from edge.journal.history import History
+from edge.lineprotocol import point_of_rollup, points_of_chunk
+from edge.payload import shown
+from edge.place import Place
+from edge.record import Chunk, Resolution, Rollup, SinkState
+from edge.sinks import JournalSink, Rejected
+
+WAIT_S = 0.5
+"""How long a stop may wait for the pump to look up from the journal."""
+FIRST_REST_S = 1.0
+LAST_REST_S = 60.0
+LONGEST_REST_S = 300.0
+"""However long a server asks to be left alone."""
+ROLLUPS_EVERY_S = 10.0
+SLOW_S = 0.5
+"""A piece of the backlog that takes longer is too large: live readings wait meanwhile."""
+FEWEST = 100
+LOOK_UP = 100_000
+"""So many numbers of a gap are looked up at a time: retention may delete some meanwhile."""
+MOST_TOLD = 10
+"""So many different errors of one outage are logged."""
+SHOWN_CHARACTERS = 200
+TELL_REJECTED_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """What a pump needs of `edge.journal.Journal`."""
+
+    @property
+    def path(self) -> Path:
+        """The database."""
+
+    def wait(self, seq: int, timeout_s: float) -> int:
+        """Wait until this reading may be sent; give the last that may be."""
+
+    def place(self, sink: str) -> Place:
+        """Give where a sink was."""
+
+    def keep_place(self, sink: str, place: Place) -> None:
+        """Write a place down with one of the next commits."""
+
+    def lost(self, sink: str) -> int:
+        """Count the readings that were deleted before the sink was given them."""
+
+    def report_damage(self, error: str) -> None:
+        """Say that the database cannot be read."""
+
+
+class Reader(Protocol):
+    """What a pump needs of `edge.journal.history.History`; see there."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+    def since(self, from_seq: int, to_seq: int) -> Iterator[tuple[Chunk, int]]:
+        """Give what lies in a range, each with the number below which all was given then."""
+
+    def rollups_since(self, change: int, limit: int) -> list[tuple[int, Rollup]]:
+        """Give hours and days in the order in which they were computed."""
+
+
+class _Lane:
+    """What is sent in one order. due_s: when it may be tried next; error: why it rests."""
+
+    def __init__(self) -> None:
+        self.due_s = 0.0
+        self.error: str | None = None
+        self._rest_s = FIRST_REST_S
+
+    def worked(self) -> None:
+        """Try the next time without a rest."""
+        self.error = None
+        self._rest_s = FIRST_REST_S
+
+    def failed(self, exc: DlmError, now_s: float) -> None:
+        """Rest, as long as the server wants, or longer each time."""
+        self.error = str(exc)
+        rest_s = self._rest_s
+        if isinstance(exc, SinkForbidden):
+            rest_s = LAST_REST_S
+        else:
+            self._rest_s = min(LAST_REST_S, 2 * rest_s)
+        if isinstance(exc, SinkRetry) and exc.after_s:
+            rest_s = min(LONGEST_REST_S, exc.after_s)
+        self.due_s = now_s + rest_s
+
+
+class Uplink:
+    """Sends to one sink, on a thread of its own. `start` and `stop` are for the main thread."""
+
+    def __init__(
+        self,
+        name: str,
+        sink: JournalSink,
+        journal: Journal,
+        clock: Clock,
+        open_history: Callable[[Path, Callable[[str], None]], Reader] = History,
+    ) -> None:
+        self.state = SinkState(name)
+        """The uplink as last seen; replaced by its thread, read by anyone."""
+        self._name = name
+        self._sink = sink
+        self._journal = journal
+        self._clock = clock
+        self._open_history = open_history
+        self._place = Place()
+        self._newest = 0
+        self._prepared = False
+        self._live, self._rollups, self._backlog = _Lane(), _Lane(), _Lane()
+        self._piece = sink.batch_readings
+        self._pieces: Generator[tuple[list[bytes], int], None, None] | None = None
+        self._advised: set[str] = set()
+        self._told: set[str] = set()
+        self._accepted = False
+        self._sent = self._rejected = self._rejected_told = 0
+        self._tell_rejected_s = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"uplink-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the pump."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the request under way; returns after timeout_s at the latest.
+
+        The place is with the journal in any case, which is to be closed after this.
+        """
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._place = self._journal.place(self._name)
+            while not self._stopping.is_set():
+                self._pump()
+        finally:
+            self._drop_pieces()
+            self._sink.close()
+
+    def _pump(self) -> None:
+        """Wait for something to do; send what is new, and then one piece of what is not."""
+        self._wait()
+        now_s = self._clock.mono_s()
+        if self._place.live <= self._newest and now_s >= self._live.due_s:
+            self._try(self._live, self._send_live)
+        if self._stopping.is_set():
+            return
+        if now_s >= self._rollups.due_s:
+            self._try(self._rollups, self._send_rollups)
+        elif self._place.gaps and now_s >= self._backlog.due_s:
+            self._try(self._backlog, self._send_backlog)
+        self._note()
+
+    def _wait(self) -> None:
+        """Wait for new readings, or until something else is due."""
+        due_s = self._rollups.due_s
+        if self._place.gaps:
+            due_s = min(due_s, self._backlog.due_s)
+        now_s = self._clock.mono_s()
+        pause_s = max(0.0, min(WAIT_S, due_s - now_s))
+        if now_s < self._live.due_s:  # what is new must wait too
+            self._stopping.wait(min(pause_s, self._live.due_s - now_s))
+            self._newest = self._journal.wait(0, 0.0)
+        else:
+            self._newest = self._journal.wait(self._place.live, pause_s)
+
+    def _try(self, lane: _Lane, send: Callable[[], bool]) -> None:
+        """Send from a lane; let it rest when that fails. send: tells whether the server took some.
+
+        Where what is new could not be sent, what is old rests as well.
+        """
+        try:
+            self._prepare()
+            if send():
+                self._accepted = True
+        except (SinkRetry, SinkForbidden, JournalError) as exc:
+            self._drop_pieces()
+            self._failed(lane, exc)
+        else:
+            self._worked(lane)
+
+    def _prepare(self) -> None:
+        """Before the first point, and after each refusal: somebody may have put it right."""
+        if self._prepared:
+            return
+        for sentence in self._sink.prepare():
+            if sentence not in self._advised:
+                _log.warning("Uplink %s: %s", self._name, sentence)
+                self._advised.add(sentence)
+        self._prepared = True
+
+    # --- The lanes -------------------------------------------------------------------------------
+
+    def _send_live(self) -> bool:
+        """Send the newest batch; what is older than it waits in a gap."""
+        to_seq = self._newest + 1
+        from_seq = max(self._place.live, to_seq - self._sink.batch_readings)
+        self._keep(self._place.deferred(from_seq))
+        try:
+            with closing(self._reader()) as history:
+                points = [
+                    point
+                    for chunk, _ in history.since(from_seq, to_seq)
+                    for point in points_of_chunk(chunk)
+                ]
+            self._send(points, Resolution.RAW)
+        except DlmError:
+            self._keep(self._place.deferred(to_seq))
+            raise
+        self._keep(self._place.sent(from_seq, to_seq))
+        return bool(points)
+
+    def _send_rollups(self) -> bool:
+        """Send hours and days that were computed since; one batch."""
+        with closing(self._reader()) as history:
+            found = history.rollups_since(self._place.change, self._sink.batch_readings)
+        for resolution in (Resolution.HOURLY, Resolution.DAILY):
+            points = [
+                point_of_rollup(rollup) for _, rollup in found if rollup.resolution is resolution
+            ]
+            self._send(points, resolution)
+        if found:
+            self._keep(replace(self._place, change=found[-1][0]))
+        if len(found) < self._sink.batch_readings:
+            self._rollups.due_s = self._clock.mono_s() + ROLLUPS_EVERY_S
+        return bool(found)
+
+    def _send_backlog(self) -> bool:
+        """Send the next piece of the oldest gap."""
+        began_s = self._clock.mono_s()
+        from_seq, end_seq = self._place.gaps[0]
+        if self._pieces is None:
+            self._pieces = self._pieces_of(from_seq, min(end_seq, from_seq + LOOK_UP))
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._pieces = None
+            return False
+        points, done_seq = piece
+        self._send(points, Resolution.RAW)
+        if done_seq > from_seq:
+            self._keep(self._place.sent(from_seq, done_seq))
+        took_s = self._clock.mono_s() - began_s
+        if took_s > SLOW_S:
+            self._piece = max(min(FEWEST, self._piece), self._piece // 2)
+        elif took_s < SLOW_S / 2:
+            self._piece = min(self._sink.batch_readings, 2 * self._piece)
+        self._backlog.due_s = began_s + len(points) / self._sink.backlog_per_s
+        return bool(points)
+
+    def _pieces_of(
+        self, from_seq: int, to_seq: int
+    ) -> Generator[tuple[list[bytes], int], None, None]:
+        """Give a range's points, piece by piece, each with the number below which all was given.
+
+        A piece ends with a chunk where it can, since only then the number moves on.
+        """
+        points: list[bytes] = []
+        done_seq = from_seq
+        with closing(self._reader()) as history:
+            for chunk, given_seq in history.since(from_seq, to_seq):
+                points += points_of_chunk(chunk)
+                while len(points) > (most := self._piece):
+                    yield points[:most], done_seq
+                    points = points[most:]
+                if len(points) + len(chunk) > self._piece:
+                    yield points, given_seq
+                    points, done_seq = [], given_seq
+        yield points, to_seq
+
+    def _reader(self) -> Reader:
+        """Open the journal; anew each time, since a damaged one may have been replaced."""
+        return self._open_history(self._journal.path, self._journal.report_damage)
+
+    def _send(self, points: Sequence[bytes], resolution: Resolution) -> None:
+        if not points:
+            return
+        rejected = self._sink.send(points, resolution)
+        self._sent += len(points) - len(rejected)
+        self._rejected += len(rejected)
+        if rejected:
+            self._tell_rejected(rejected[0])
+
+    def _keep(self, place: Place) -> None:
+        if place != self._place:
+            self._place = place
+            self._journal.keep_place(self._name, place)
+
+    def _drop_pieces(self) -> None:
+        if self._pieces is not None:
+            self._pieces.close()
+            self._pieces = None
+
+    # --- What is told ----------------------------------------------------------------------------
+
+    def _failed(self, lane: _Lane, exc: DlmError) -> None:
+        """Let a lane rest, and say why once."""
+        if isinstance(exc, SinkForbidden):
+            self._prepared = False
+        lane.failed(exc, self._clock.mono_s())
+        if lane is self._live:
+            self._backlog.due_s = max(self._backlog.due_s, lane.due_s)
+        if str(exc) not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(str(exc))
+            _log.warning("Uplink %s: %s Readings are kept meanwhile.", self._name, exc)
+
+    def _worked(self, lane: _Lane) -> None:
+        """Note that a lane works, and say once that all do again."""
+        lane.worked()
+        if lane is self._backlog:
+            self._live.worked()
+        if self._told and not self._error():
+            self._told.clear()
+            _log.warning(
+                "Uplink %s works again; %d readings are still to be sent.",
+                self._name,
+                self._place.backlog(self._newest + 1),
+            )
+
+    def _tell_rejected(self, sample: Rejected) -> None:
+        """Say what the server never takes: at once, and then every ten minutes."""
+        now_s = self._clock.mono_s()
+        if now_s < self._tell_rejected_s:
+            return
+        self._tell_rejected_s = now_s + TELL_REJECTED_S
+        count, self._rejected_told = self._rejected - self._rejected_told, self._rejected
+        _log.warning(
+            "Uplink %s: the server refuses %d points for good, which are set aside: %s, such as "
+            "%s.",
+            self._name,
+            count,
+            shown(sample.reason.encode("utf-8", "replace"), SHOWN_CHARACTERS),
+            shown(sample.point, SHOWN_CHARACTERS),
+        )
+
+    def _error(self) -> str | None:
+        errors = (lane.error for lane in (self._live, self._backlog, self._rollups))
+        return next((error for error in errors if error), None)
+
+    def _note(self) -> None:
+        error = self._error()
+        self.state = SinkState(
+            self._name,
+            connected=self._accepted and error is None,
+            last_error=error,
+            sent=self._sent,
+            rejected=self._rejected,
+            lost=self._journal.lost(self._name),
+            backlog=self._place.backlog(self._newest + 1),
+        )
