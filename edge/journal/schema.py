@@ -1,0 +1,73 @@
+"""The journal's database: its tables, and how a connection to it is made.
+
+    meta      what holds for the whole file: `format`, `sealed_seq`, `rolled_block`, `change` (the
+              last rollup's), `raw_gone_ms` (raw readings up to here may have been deleted)
+    series    a meter as it was registered when it was read (`Series`)
+    era       a stretch of one boot in which the wall clock did not step
+    tail      readings as they were committed, all meters together; one row per commit as a rule
+    block     readings of one series within one hour, sealed: one compressed column block
+    rollup    hours and days; `change` counts up with each new or recomputed row
+    cursor    how far each sink is
+
+A reading is in `tail` or in a `block`, never in both: readings with a sequence number below
+`sealed_seq` are in blocks, and tail rows that begin below it are free slots. A slot is used again
+by an UPDATE, so that a commit writes one page and no free list; that halves the wear of the flash.
+
+No row of `tail` or `block` holds readings of more than one era, or of more than one hour UTC.
+`rolled_block`: blocks up to this id are folded into rollups. What `tail.seq` and `tail.count` say
+is in the payload too, under its checksum, and put right by it when the database is opened.
+
+The virtual file system `unix-excl` (SQLite, "The OS Backend (VFS) To SQLite", 1.1) keeps the
+write-ahead log's index in this process's memory, not in a file that the system writes to flash
+again and again. So no other process can open the database meanwhile; any number of connections
+within this one can. Pages are of 512 bytes: a commit is a page or two.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+FILE_NAME = "journal.db"
+FORMAT = 1
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE series (
+  id INTEGER PRIMARY KEY, site TEXT NOT NULL, meter_id TEXT NOT NULL, name TEXT NOT NULL,
+  location TEXT NOT NULL, meter_type TEXT NOT NULL, protocol TEXT NOT NULL,
+  stale_after_ms INTEGER NOT NULL, max_power_kw REAL, counter_kwh REAL);
+CREATE TABLE era (
+  id INTEGER PRIMARY KEY, boot TEXT NOT NULL, offset_ms INTEGER NOT NULL, trusted INTEGER NOT NULL);
+CREATE TABLE tail (
+  slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, count INTEGER NOT NULL, era INTEGER NOT NULL,
+  payload BLOB NOT NULL);
+CREATE TABLE block (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, series INTEGER NOT NULL, era INTEGER NOT NULL,
+  first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
+  from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL, count INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX block_time ON block (series, from_ms);
+CREATE INDEX block_seq ON block (last_seq, first_seq);
+CREATE TABLE rollup (
+  meter_id TEXT NOT NULL, resolution TEXT NOT NULL, start_ms INTEGER NOT NULL,
+  length_ms INTEGER NOT NULL, series INTEGER NOT NULL, mean_kw REAL, min_kw REAL, max_kw REAL,
+  energy_kwh REAL, energy_source TEXT, interpolated_kwh REAL NOT NULL, export_kwh REAL,
+  samples INTEGER NOT NULL, covered_ms INTEGER NOT NULL, change INTEGER NOT NULL,
+  PRIMARY KEY (meter_id, resolution, start_ms)) WITHOUT ROWID;
+CREATE UNIQUE INDEX rollup_change ON rollup (change);
+CREATE TABLE cursor (sink TEXT PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID;
+"""
+"""Times are unix ms. `block.from_ms` and `to_ms`: of its first and last reading, `data` holds times
+relative to `from_ms`. `era.offset_ms`: wall clock minus monotonic clock. `cursor.place`: JSON."""
+
+BUSY_TIMEOUT_S = 5.0
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the database; statements outside BEGIN … COMMIT commit by themselves.
+
+    For one thread. Raises sqlite3.Error, also when another process has it open.
+    """
+    mode = "ro" if read_only else "rwc"
+    uri = f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)

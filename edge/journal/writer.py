@@ -1,0 +1,430 @@
+"""The journal's writer: takes readings in, commits them in groups, and looks after the database.
+
+It never gives up. When the disk fails it keeps what came in memory, as much as there is room for,
+and tries again every few seconds with the database opened anew; only an error that is neither
+SQLite's, the system's nor ours is a bug, and ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import tzinfo
+from pathlib import Path
+
+from edge.clock import Clock
+from edge.era import Correction, Eras
+from edge.errors import JournalError
+from edge.journal import kernelclock, overview, salvage, seal
+from edge.journal.intake import Intake
+from edge.journal.retention import Limits, expire
+from edge.journal.rollups import Folder
+from edge.journal.schema import FILE_NAME
+from edge.journal.store import Store
+from edge.model import Meter, Reading
+from edge.place import Place
+from edge.record import JournalState
+from edge.settings import JournalConfig
+
+log = logging.getLogger("Journal")
+
+Inbox = Callable[[], Sequence[tuple[Meter, Reading]]]
+"""Gives what came since the last call, oldest first."""
+
+_RETRY_S = 5.0
+_DAMAGED_RETRY_S = 60.0
+_SLOW_S = 1.0
+_PLACES_EVERY_S = 60.0
+_BREATH_S = 0.01
+_PAUSE_S = 0.005
+"""After so much work in one go the writer pauses: the control cycle needs the interpreter too."""
+_RECHECK_S = 600.0
+_MOST_WAITING = 10_000
+_MOST_WAL_BYTES = 4 * 1024 * 1024
+_WAL_SHARE = 16
+
+_FAULTS = (sqlite3.Error, OSError, JournalError, UnicodeDecodeError)
+"""The last is what sqlite3 raises when SQLite's message quotes damaged text."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What is asked of the kernel. boot_id: of the boot under way."""
+
+    boot_id: str
+    synchronised: Callable[[], bool] = kernelclock.synchronised
+
+    @classmethod
+    def real(cls) -> Kernel:
+        """Give the kernel that runs this process."""
+        return cls(kernelclock.boot_id())
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the writer has to know of the site. zone: of its days.
+
+    fallback_max_kw: the rated power of meters that were registered without any.
+    """
+
+    id: str
+    zone: tzinfo
+    fallback_max_kw: float
+
+
+class Writer:
+    """Everything that the journal does on its thread, step by step."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: JournalConfig,
+        site: Site,
+        clock: Clock,
+        kernel: Kernel,
+        inbox: Inbox,
+    ) -> None:
+        self.path = folder / FILE_NAME
+        self.state = JournalState(max_bytes=settings.max_bytes)
+        """Replaced, never changed. Any thread."""
+        self.sendable_seq = 0
+        """All readings up to here are committed and their times are to be believed. Any thread."""
+        self.places: dict[str, Place] = {}
+        """Where each sink is, as it said last. Any thread may set a place of its own sink."""
+        self.lost: dict[str, int] = {}
+        """Sink → readings that were deleted before it was given them. Any thread may read."""
+        self.opened = False
+        """The database was open once, so the places are known. Any thread."""
+        self.reported_damage: str | None = None
+        """What a reader found. Any thread may set it."""
+        self._settings = settings
+        self._site = site
+        self._clock = clock
+        self._kernel = kernel
+        self._inbox = inbox
+        self._wal_bytes = min(_MOST_WAL_BYTES, settings.max_bytes // _WAL_SHARE)
+        self._limits = Limits(
+            settings.max_bytes, settings.raw_days, settings.hourly_days, settings.daily_days
+        )
+        self._store: Store | None = None
+        self._folder: Folder | None = None
+        self._intake: Intake | None = None
+        self._corrections: list[Correction] = []
+        self._known_places: dict[str, Place] = {}
+        self._damaged = False
+        self._dropped = 0
+        self._hurry = False
+        self._said: str | None = None
+        self._retry_mono_s = 0.0
+        self._commit_mono_s = clock.mono_s()
+        self._places_mono_s = clock.mono_s()
+        self._checked_mono_s = -_RECHECK_S
+        self._breath_mono_s = 0.0
+        self._written_before = kernelclock.thread_written_bytes()
+
+    # --- A step ---
+
+    def step(self, *, final: bool = False) -> None:
+        """Do what is due. final: commit everything, and hurry."""
+        self._hurry = final
+        try:
+            if self._store is not None or self._may_retry() or final:
+                self._work(self._store or self._open(), final)
+        except _FAULTS as error:
+            self._fail(error)
+        if self._intake is not None:
+            self._take_in()
+        self._publish()
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _work(self, store: Store, final: bool) -> None:
+        self._check_report(store)
+        trust_changed = self._settle()
+        self._take_in()
+        if self._is_due() or trust_changed or final:
+            self._commit(store, final)
+            if not final:
+                self._tidy(store)
+            self._see(store)
+        self._recovered()
+
+    # --- Opening, and going on after a fault ---
+
+    def _open(self) -> Store:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._damaged or salvage.is_begun(self.path):
+            notice = salvage.replace_damaged(self.path, self._wal_bytes, self._breathe)
+            log.error("%s", notice)
+            self._note(notice)
+            self._damaged = False
+        store = Store(self.path, self._wal_bytes)
+        try:
+            self._adopt(store)
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        self._folder = Folder(store, self._site.zone, self._site.fallback_max_kw)
+        self._fold(store)
+        self._expire(store)
+        return store
+
+    def _adopt(self, store: Store) -> None:
+        """Go on with what waits in memory, as far as it is not in the database after all."""
+        intake = self._intake
+        if intake is None or not _fits(store, intake):
+            if intake is not None:
+                intake.close()
+                self._dropped += intake.dropped + intake.waiting
+            intake = Intake(self._site.id, store, self._eras_of(store))
+            self._corrections = []
+        while intake.rows and intake.rows[0].seq < store.next_seq:
+            self._count_recorded(intake.done(1))
+        self._intake = intake
+        for sink, place in store.places.items():
+            self.places.setdefault(sink, place)
+        self._known_places = dict(store.places)
+        if store.unreadable:
+            log.error("%d readings in the journal's tail cannot be read.", store.unreadable)
+        self.opened = True
+
+    def _eras_of(self, store: Store) -> Eras:
+        boot = self._kernel.boot_id
+        self._settle_earlier(store)
+        return Eras(
+            boot,
+            [era for era in store.eras.values() if era.boot == boot],
+            max(store.eras, default=0) + 1,
+            overview.newest_unix_ms(store),
+            self._settings.clock_wait_s,
+        )
+
+    def _settle_earlier(self, store: Store) -> None:
+        """Believe the untrusted eras of earlier boots whose clock was plausible.
+
+        Nothing more can be learned of them. Readings of the others keep times that are wrong:
+        they are kept, but in no rollup, and no sink is given them.
+        """
+        newest_ms = overview.newest_unix_ms(store)
+        for era in list(store.eras.values()):
+            if era.trusted or era.boot == self._kernel.boot_id:
+                continue
+            if overview.is_plausible(store, era.id, newest_ms):
+                store.commit((), {}, [replace(era, trusted=True)])
+
+    def _fail(self, error: Exception) -> None:
+        """Close the database, say what is wrong once, and try again later."""
+        self.close()
+        damaged = salvage.is_damage(error)
+        again = damaged and self._damaged
+        self._damaged = self._damaged or damaged
+        wait_s = _DAMAGED_RETRY_S if again else 0.0 if damaged else _RETRY_S
+        self._retry_mono_s = self._clock.mono_s() + wait_s
+        text = f"The journal cannot be written ({_reason(error)}); readings wait in memory."
+        if text != self._said:
+            log.error("%s", text)
+        self._said = text
+        self.state = replace(self.state, recording=False, last_error=text)
+
+    def _may_retry(self) -> bool:
+        return self._clock.mono_s() >= self._retry_mono_s
+
+    def _recovered(self) -> None:
+        if self._said is not None:
+            log.info("The journal is written again.")
+        self._said = None
+        if not self.state.recording:
+            self.state = replace(self.state, recording=True, last_error=None)
+
+    def _check_report(self, store: Store) -> None:
+        """Look for the damage that a reader found; it may have been set aside since."""
+        report, self.reported_damage = self.reported_damage, None
+        now_mono_s = self._clock.mono_s()
+        if report is None or now_mono_s < self._checked_mono_s + _RECHECK_S:
+            return
+        self._checked_mono_s = now_mono_s
+        overview.check_pages(store)
+
+    # --- Time ---
+
+    def _settle(self) -> bool:
+        """Look at the clock; tell whether what is trusted changed."""
+        assert self._intake is not None
+        eras = self._intake.eras
+        before_ms = self._offset_ms()
+        synchronised = self._kernel.synchronised()
+        mono_s, unix_ms = self._clock.mono_s(), self._clock.unix_ms()
+        if abs(unix_ms - mono_s * 1000 - before_ms) > 100:
+            return False  # it is being set right now, or the processor was busy elsewhere
+        trusted = {era.id for era in eras.all if era.trusted}
+        corrections = eras.settle(mono_s, unix_ms, synchronised)
+        self._intake.corrected(corrections)
+        self._corrections += corrections
+        return bool(corrections) or trusted != {era.id for era in eras.all if era.trusted}
+
+    def _offset_ms(self) -> float:
+        mono_s = self._clock.mono_s()
+        return self._clock.unix_ms() - mono_s * 1000
+
+    def _now_ms(self) -> int | None:
+        """Give the wall clock; None while it is not to be believed."""
+        assert self._intake is not None
+        return self._clock.unix_ms() if self._intake.eras.trusted else None
+
+    def _untrusted(self) -> set[int]:
+        assert self._intake is not None
+        return {era.id for era in self._intake.eras.all if not era.trusted}
+
+    # --- Committing ---
+
+    def _take_in(self) -> None:
+        assert self._intake is not None
+        self._intake.take(self._inbox())
+
+    def _breathe(self) -> None:
+        """Leave the interpreter to others for a moment, and take in what came."""
+        now_mono_s = self._clock.mono_s()
+        if now_mono_s < self._breath_mono_s + _BREATH_S:
+            return
+        if self._intake is not None:
+            self._take_in()
+            self._publish()
+        if not self._hurry:
+            self._clock.sleep(_PAUSE_S)
+        self._breath_mono_s = self._clock.mono_s()
+
+    def _is_due(self) -> bool:
+        assert self._intake is not None
+        now_mono_s = self._clock.mono_s()
+        waiting = self._intake.waiting
+        if waiting and now_mono_s - self._commit_mono_s >= self._settings.commit_interval_s:
+            return True
+        return waiting >= _MOST_WAITING or self._places_due(now_mono_s)
+
+    def _places_due(self, now_mono_s: float) -> bool:
+        due = now_mono_s - self._places_mono_s >= _PLACES_EVERY_S
+        return due and self._new_places() != {}
+
+    def _new_places(self) -> dict[str, Place]:
+        known = self._known_places
+        return {
+            sink: place for sink, place in self.places.copy().items() if place != known.get(sink)
+        }
+
+    def _commit(self, store: Store, final: bool) -> None:
+        """Write all that waits, in one transaction."""
+        intake = self._intake
+        assert intake is not None
+        intake.close()
+        store.check_file()
+        begin_mono_s = self._clock.mono_s()
+        places = self._new_places() if final or self._places_due(begin_mono_s) else {}
+        rows = list(intake.rows)
+        store.commit(rows, intake.series, intake.eras.all, self._corrections, places)
+        end_mono_s = self._clock.mono_s()
+        self._commit_mono_s = begin_mono_s
+        self._count_recorded(intake.done(len(rows)))
+        if end_mono_s - begin_mono_s > _SLOW_S:
+            self.state = replace(self.state, slow_syncs=self.state.slow_syncs + 1)
+        if places:
+            self._known_places.update(places)
+            self._places_mono_s = begin_mono_s
+        for correction in self._corrections:
+            log.info(
+                "The clock was set by %+.1f s; readings taken before are corrected.",
+                correction.shift_ms / 1000,
+            )
+        self._corrections = []
+
+    def _count_recorded(self, count: int) -> None:
+        self.state = replace(self.state, recorded=self.state.recorded + count)
+
+    # --- Looking after the database ---
+
+    def _tidy(self, store: Store) -> None:
+        """Seal what is due, and what follows from it."""
+        rows = seal.due(store.rows, self._now_ms(), self._untrusted(), self._settings.max_bytes)
+        if rows:
+            lost = seal.seal(store, rows, self._breathe)
+            if lost:
+                log.error("%d readings in the journal's tail are damaged and lost.", lost)
+            store.trim(2 * rows)
+            self._fold(store)
+            self._expire(store)
+            store.checkpoint()
+        elif overview.has_unfolded(store):  # their times were corrected, or their hour is over
+            self._fold(store)
+
+    def _fold(self, store: Store) -> None:
+        assert self._folder is not None
+        self._folder.fold(self._clock.unix_ms(), self._untrusted(), self._breathe)
+
+    def _expire(self, store: Store) -> None:
+        lost = expire(
+            store, self._limits, self._now_ms(), self._wal_bytes, self.places.copy(), self._breathe
+        )
+        for sink, count in lost.items():
+            if not self.lost.get(sink):
+                log.warning(
+                    "Readings that %s was not sent yet had to go from the journal: it is full, or "
+                    "they were too old. See `lost` in the state of the sink for how many.",
+                    sink,
+                )
+            self.lost[sink] = self.lost.get(sink, 0) + count
+        self.state = replace(self.state, oldest_unix_ms=overview.oldest_unix_ms(store))
+
+    def _see(self, store: Store) -> None:
+        """Note how far the readings are that may be given away."""
+        last_seq = store.next_seq - 1
+        held = overview.first_seq_in(store, self._untrusted())
+        self.sendable_seq = last_seq if held is None else min(last_seq, held - 1)
+        self.state = replace(self.state, last_seq=last_seq)
+        if self.state.oldest_unix_ms is None:
+            self.state = replace(self.state, oldest_unix_ms=overview.oldest_unix_ms(store))
+
+    def _note(self, notice: str) -> None:
+        self.state = replace(self.state, notices=(*self.state.notices, notice)[-10:])
+
+    def _publish(self) -> None:
+        waiting, dropped = 0, self._dropped
+        if self._intake is not None:
+            waiting, dropped = self._intake.waiting, dropped + self._intake.dropped
+        written = kernelclock.thread_written_bytes()
+        if written is not None:
+            written -= self._written_before or 0
+        size = 0
+        for file in (self.path, self.path.with_name(f"{FILE_NAME}-wal")):
+            with suppress(OSError):
+                size += file.stat().st_size
+        self.state = replace(
+            self.state, waiting=waiting, dropped=dropped, written_bytes=written, file_bytes=size
+        )
+
+
+def _fits(store: Store, intake: Intake) -> bool:
+    """Tell whether readings in memory go with a database that was opened again."""
+    boots = {era.id: era.boot for era in intake.eras.all}
+    return (
+        all(intake.series.get(series) == id_ for series, id_ in store.series.items())
+        and all(boots.get(era.id, era.boot) == era.boot for era in store.eras.values())
+        and store.next_seq <= intake.next_seq
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).rstrip(".")
+    if "locked" in text:
+        return "another process has it open; stop the other dlm-edge"
+    if "full" in text:
+        return "the disk is full; make room"
+    if "readonly" in text:
+        return "it is read-only; check the disk and the rights of the folder"
+    return text

@@ -1,0 +1,218 @@
+"""A damaged database is set aside, what can be read is saved, and recording goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edge.journal import salvage
+from edge.journal.schema import FILE_NAME
+from edge.journal.store import Store
+from edge.place import Place
+from edge.record import Rollup
+from tests.test_journal import START_MS, Bench
+
+BROKEN = f"{FILE_NAME}.broken"
+
+Reading = tuple[int, int, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A journal of some hours. checkpointed: all of it is in the database file, no log beside."""
+
+    folder: Path
+    raw: list[Reading]
+    rollups: list[Rollup]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    bench = Bench(tmp_path_factory.mktemp("recorded"))
+    bench.writer.step()
+    bench.writer.places["influx"] = Place(live=7)
+    bench.run(6 * 3600 + 600, every_s=20)
+    bench.writer.step(final=True)
+    raw, rollups = bench.raw(), bench.rollups()
+    bench.writer.close()
+    assert [file.name for file in bench.path.parent.iterdir()] == [FILE_NAME]
+    return Recorded(bench.path.parent, raw, rollups)
+
+
+def reopened(recorded: Recorded, folder: Path, damage: Callable[[bytearray], None]) -> Bench:
+    """A journal that was damaged while it was closed, opened and given some hours to notice."""
+    data = bytearray((recorded.folder / FILE_NAME).read_bytes())
+    damage(data)
+    folder.mkdir(exist_ok=True)
+    (folder / FILE_NAME).write_bytes(data)
+    bench = Bench(folder)
+    bench.clock.turn(7 * 3600)
+    bench.run(2 * 3600, every_s=300)
+    bench.commit()
+    return bench
+
+
+def check(bench: Bench, recorded: Recorded) -> int:
+    """Hold what is read against what was written; gives how much of it was saved."""
+    assert bench.writer.state.recording, bench.writer.state.last_error
+    new_from_ms = START_MS + 7 * 3_600_000
+    found = bench.raw()
+    saved = [reading for reading in found if reading[1] < new_from_ms]
+    assert len(found) - len(saved) == 24, "what came afterwards is there"
+    assert len({ms for _, ms, _ in found}) == len(found), "nothing is there twice"
+    original = {reading[1]: reading for reading in recorded.raw}
+    assert all(original.get(reading[1]) == reading for reading in saved), "nothing is invented"
+    return len(saved)
+
+
+def test_an_undamaged_journal_is_not_set_aside(recorded: Recorded, tmp_path: Path) -> None:
+    bench = reopened(recorded, tmp_path, lambda data: None)
+    assert check(bench, recorded) == len(recorded.raw)
+    assert not (tmp_path / BROKEN).exists()
+    bench.writer.close()
+
+
+def test_a_journal_cut_at_any_length_is_salvaged(recorded: Recorded, tmp_path: Path) -> None:
+    size = (recorded.folder / FILE_NAME).stat().st_size
+    saved = []
+    for number, length in enumerate([1, 99, 511, 512, *range(1024, size, size // 24), size - 1]):
+
+        def cut(data: bytearray, length: int = length) -> None:
+            del data[length:]
+
+        bench = reopened(recorded, tmp_path / str(number), cut)
+        saved.append(check(bench, recorded))
+        # What is shorter than a page is no file of SQLite's, and empty to it.
+        if length >= 512 and saved[-1] < len(recorded.raw):
+            assert (bench.path.parent / BROKEN).exists()
+            assert "was damaged and is set aside" in bench.writer.state.notices[0]
+        bench.writer.close()
+    print(saved)
+    assert saved[-1] == len(recorded.raw), saved
+    assert saved[-2] >= 0.6 * len(recorded.raw), saved
+
+
+def test_a_flipped_byte_costs_little_wherever_it_is(recorded: Recorded, tmp_path: Path) -> None:
+    size = (recorded.folder / FILE_NAME).stat().st_size
+    chance = random.Random(4)
+    saved = []
+    for number in range(60):
+        at = chance.randrange(size)
+
+        def flip(data: bytearray, at: int = at) -> None:
+            data[at] ^= chance.randrange(1, 256)
+
+        bench = reopened(recorded, tmp_path / str(number), flip)
+        saved.append(check(bench, recorded))
+        bench.writer.close()
+    assert sorted(saved)[len(saved) // 4] >= 0.8 * len(recorded.raw), saved
+
+
+def test_a_file_of_something_else_is_set_aside(recorded: Recorded, tmp_path: Path) -> None:
+    def overwrite(data: bytearray) -> None:
+        data[:] = b"something else\n" * 1000
+
+    bench = reopened(recorded, tmp_path, overwrite)
+    assert check(bench, recorded) == 0
+    assert (tmp_path / BROKEN).read_bytes().startswith(b"something else")
+    bench.writer.close()
+
+
+def test_what_is_salvaged_is_all_that_there_was(recorded: Recorded, tmp_path: Path) -> None:
+    shutil.copy(recorded.folder / FILE_NAME, tmp_path / FILE_NAME)
+    text = salvage.replace_damaged(tmp_path / FILE_NAME, 1 << 20, lambda: None)
+    assert f"{len(recorded.raw)} readings and {len(recorded.rollups) + 1} rollups" in text
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    bench.writer.step()
+    assert bench.raw() == recorded.raw
+    assert bench.rollups()[: len(recorded.rollups)] == recorded.rollups
+    assert bench.writer.places == {"influx": Place(live=7)}
+    bench.read()
+    bench.commit()
+    assert bench.raw()[-1][0] == recorded.raw[-1][0] + 1, "no sequence number is used again"
+    bench.writer.close()
+
+
+def test_a_salvage_that_was_cut_off_is_gone_on_with(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    calls = 0
+
+    def cut() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise PowerCut
+
+    path = tmp_path / FILE_NAME
+    shutil.copy(recorded.folder / FILE_NAME, path)
+    with pytest.raises(PowerCut):
+        salvage.replace_damaged(path, 1 << 20, cut)
+    assert not path.exists()
+    assert salvage.is_begun(path)
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    bench.writer.step()
+    assert bench.raw() == recorded.raw
+    assert not salvage.is_begun(path)
+    bench.writer.close()
+
+
+def test_damage_found_while_running_is_salvaged_and_readings_go_on(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    shutil.copy(recorded.folder / FILE_NAME, tmp_path / FILE_NAME)
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    bench.writer.step()
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        file.seek(file.seek(0, 2) // 2)
+        file.write(b"\xff" * 4096)
+    bench.writer.close()  # or else its cache hides the damage
+    bench.writer.reported_damage = "database disk image is malformed"
+    bench.read()
+    for _ in range(4):
+        bench.clock.turn(700)
+        bench.writer.reported_damage = "database disk image is malformed"
+        bench.writer.step()
+    assert (tmp_path / BROKEN).exists()
+    assert bench.writer.state.recording
+    assert len(bench.raw()) > len(recorded.raw) // 2
+    bench.writer.close()
+
+
+def test_the_log_of_the_damaged_database_is_salvaged_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "first")
+    bench.run(600)
+    bench.commit()
+    live = tmp_path / "second"
+    live.mkdir()
+    for file in bench.path.parent.iterdir():
+        shutil.copy(file, live / file.name)
+    assert (live / f"{FILE_NAME}-wal").stat().st_size > 0
+    bench.writer.close()
+    salvage.replace_damaged(live / FILE_NAME, 1 << 20, lambda: None)
+    after = Bench(live)
+    after.clock.turn(3600)
+    after.writer.step()
+    assert len(after.raw()) == 10
+    after.writer.close()
+
+
+def test_a_store_says_that_a_wrong_number_is_damage(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.writer.step()
+    bench.sql("UPDATE meta SET value = 'x' WHERE key = 'sealed_seq'")
+    bench.writer.close()
+    with pytest.raises(Exception, match="malformed") as caught:
+        Store(bench.path, 1 << 20)
+    assert salvage.is_damage(caught.value)
