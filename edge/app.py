@@ -1,8 +1,9 @@
 """The service put together: built from the configuration, started, reloaded and stopped.
 
 Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
-each; `log` writes the log; `reload` waits for SIGHUP; `register` brings in a demo's meters. All but
-main are daemons, so nothing that hangs can keep the process from ending.
+each; `journal` writes the journal and `uplink-*` feed one sink each; `log` writes the log; `reload`
+waits for SIGHUP; `register` brings in a demo's meters. All but main are daemons, so nothing that
+hangs can keep the process from ending.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from edge.cycle import Cycle, SiteLimits
 from edge.drivers import Driver, Listener, load_driver, make_driver
 from edge.errors import ConfigError, DlmError, StateError
 from edge.image import ProcessImage
+from edge.keeper import Keeper
 from edge.library import library_of
 from edge.line import LineThread, ListenLine, PollLine
 from edge.logs import Log
@@ -42,7 +44,7 @@ from edge.settings import Config
 
 log = logging.getLogger("edge.app")
 
-STOP_WITHIN_S = 3.0
+STOP_WITHIN_S = 4.5
 STACK_BYTES = 2 * 1024 * 1024
 """Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
 8 MiB are used up by some 350 threads; and JSON that is nested as deeply as Python 3.13 takes it,
@@ -68,9 +70,16 @@ class App:
         self._clock = Clock()
         self._log = Log(config.log.level)
         self._image = ProcessImage()
+        self._keeper = Keeper(config, self._clock)
         self._cycle = Cycle(
-            config.cycle.tick_ms, _limits(config), self._image, self._make_line, self._clock
+            config.cycle.tick_ms,
+            _limits(config),
+            self._image,
+            self._make_line,
+            self._clock,
+            self._keeper,
         )
+        self._cycle.metrics.add_keeping(self._keeper.state)
         self._protocols: set[str] = set()
         self._library = library_of(config)
         references = References(self._library, config.mqtt.all())
@@ -100,6 +109,7 @@ class App:
         for notice in self._registry.notices:
             log.error("%s", notice)
         self._allow_files()
+        self._keeper.start()
         self._take_over(self._registry.meters)
         server = self._make_server()
         server.start()
@@ -108,8 +118,9 @@ class App:
             self._start_thread("register", self._register_all, registrations)
         self._cycle.run()
         log.info("Stopping")
-        server.close(time.monotonic() + STOP_WITHIN_S / 2)
-        self._cycle.close_lines(STOP_WITHIN_S / 2)
+        server.close(time.monotonic() + STOP_WITHIN_S / 3)
+        self._cycle.close_lines(STOP_WITHIN_S / 3)
+        self._keeper.close(STOP_WITHIN_S / 3)
 
     def _allow_files(self) -> None:
         """Raise the soft limit of open files as far as may be; say when that is too little."""
@@ -133,7 +144,9 @@ class App:
             registry=self._registry,
             library=self._library,
             probe=Prober(self._cycle.probe, self._make_driver).probe,
+            history=self._keeper.history(),
             metrics=self._cycle.metrics,
+            keeping=self._keeper.state,
             clock=self._clock,
             about={
                 "version": __version__,

@@ -13,19 +13,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "edge"
 
 FLOORS = {
-    "errors": 0, "communication": 0, "model": 0, "structure": 0, "clock": 0,
-    "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1, "paths": 1, "sunspec": 1,
+    "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "clock": 0,
+    "settings": 1, "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1,
+    "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
-    "render": 1,
-    "library": 2, "image": 2, "registry": 2, "metrics": 2, "logs": 2,
-    "drivers": 3, "api": 3, "simulate": 3,
-    "line": 4, "cycle": 4, "prober": 4,
+    "render": 1, "era": 1, "block": 1, "batch": 1, "counter": 1, "rollup": 1, "csvtable": 1,
+    "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1,
+    "library": 2, "image": 2, "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
+    "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
+    "line": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
     "app": 5, "commands": 5, "__main__": 5,
 }  # fmt: skip
 """A module or package → its floor. It may import what stands on the floors below it."""
 
 NEIGHBOURS = {
     ("structure", "errors"),  # a document's faults
+    ("config", "settings"),  # what can be set
     ("model", "communication"),  # how a meter is reached
     ("model", "errors"),  # why it was not
     ("meterspec", "template"),  # what a registration leaves to a template
@@ -41,6 +44,13 @@ NEIGHBOURS = {
     ("render", "interpret"),
     ("render", "meterspec"),  # which keys are secrets
     ("render", "template"),
+    ("rollup", "counter"),  # the energy of an hour
+    ("csvtable", "lineprotocol"),  # the names of columns
+    ("lineparse", "lineprotocol"),
+    ("lineparse", "csvtable"),  # what an import is made of
+    ("batch", "block"),  # when decimals give values back exactly
+    ("sinks", "drivers"),  # the connection to a broker is one and the same
+    ("keeper", "uplink"),  # one for each sink
     ("cycle", "line"),  # the cycle starts and feeds the lines
     ("__main__", "app"),  # one of the commands runs the service
     ("__main__", "commands"),  # and the others stand there
@@ -49,9 +59,9 @@ NEIGHBOURS = {
 
 PURE = frozenset(
     {
-        "__future__", "base64", "collections", "contextlib", "dataclasses", "datetime", "decimal",
-        "difflib", "enum", "fractions", "functools", "heapq", "ipaddress", "itertools", "json",
-        "math", "re", "struct", "typing", "urllib.parse",
+        "__future__", "array", "base64", "collections", "contextlib", "csv", "dataclasses",
+        "datetime", "decimal", "difflib", "enum", "fractions", "functools", "heapq", "ipaddress",
+        "itertools", "json", "math", "re", "struct", "typing", "urllib.parse", "zlib",
         "attrs", "cattrs", "jmespath",
     }
 )  # fmt: skip
@@ -61,28 +71,39 @@ ROOMS = {
     "pymodbus": {"drivers/modbus/framing"},
     "serial": {"drivers/modbus/wire", "simulate/rtu"},
     "paho": {"drivers/mqtt/connection", "simulate/mqtt"},
-    "urllib3": {"drivers/http/connection"},
+    "urllib3": {"drivers/http/connection", "sinks/influx/server"},
+    "sqlite3": {
+        f"journal/{name}" for name in ("schema", "store", "writer", "salvage", "history", "offline")
+    },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""
 
 IMPURE_ON_PURPOSE = {
     # Reads the one file it is named for, and nothing else.
     "config": {"os", "pathlib", "sys", "tomllib", "tomli"},
+    # Asks the system which time zones there are.
+    "settings": {"zoneinfo"},
     # What the others are handed instead of the time; floors 0 and 1 do not import it.
     "clock": {"time"},
 }
 
 TESTED_BY = {
     "__init__": "docs",
-    "errors": "config",
-    "communication": "meterspec",
-    "model": "image",
-    "clock": "cycle",
-    "paths": "payload",
     "__main__": "main",
+    "clock": "cycle",
+    "communication": "meterspec",
+    "errors": "config",
+    "lineparse": "csvtable",
+    "model": "image",
+    "paths": "payload",
+    "record": "journal",
+    "settings": "config",
     "api/__init__": "routes",
     "api/connections": "server",
+    "api/history": "history",
     "api/http1": "server",
+    "commands/export": "transfer",
+    "commands/imports": "transfer",
     "drivers/__init__": "drivers",
     "drivers/http/__init__": "http",
     "drivers/http/connection": "http",
@@ -90,12 +111,23 @@ TESTED_BY = {
     "drivers/modbus/__init__": "modbus",
     "drivers/modbus/probe": "modbus_probe",
     "drivers/modbus/questions": "modbus_probe",
+    "journal/history": "history",
+    "journal/merge": "history",
+    "journal/offline": "transfer",
+    "journal/salvage": "salvage",
+    "sinks/__init__": "sinks",
+    "sinks/board": "sink_mqtt",
+    "sinks/influx/__init__": "sinks",
+    "sinks/influx/dialect": "sinks",
+    "sinks/influx/server": "sinks",
+    "sinks/mqtt": "sink_mqtt",
 }
 """Where the tests of a module stand that has no file of its own."""
 
 ONE_SUBJECT = {
     "commands": "commands",
     "drivers/mqtt": "mqtt",
+    "journal": "journal",
     "meterspec": "meterspec",
     "simulate": "simulate",
 }

@@ -1,0 +1,87 @@
+"""What becomes of what is read: the journal, and the uplinks to all sinks, started and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+from zoneinfo import ZoneInfo
+
+from edge.api.history import HistoryAnswers
+from edge.clock import Clock
+from edge.journal import Journal
+from edge.model import PollResult, Snapshot
+from edge.record import Keeping
+from edge.settings import Config
+from edge.sinks import SINKS, JournalSink, LiveSink, kind_of, make_sink
+from edge.uplink import Uplink
+
+
+class Keeper:
+    """The journal, if there is to be one, and the sinks. Follows the cycle.
+
+    `record` and `publish` are for the cycle's thread, `start` and `close` for the main thread.
+    """
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._clock = clock
+        zone = ZoneInfo(config.site.timezone)
+        self.journal: Journal | None = None
+        if config.journal.enabled:
+            folder = Path(config.state.dir)
+            self.journal = Journal(
+                folder,
+                config.journal,
+                config.site.id,
+                zone,
+                clock,
+                fallback_max_kw=config.site.grid_capacity_kw,
+            )
+        self._live: list[LiveSink] = []
+        self._uplinks: list[Uplink | LiveSink] = []
+        for name, section in config.sinks.items():
+            sink = make_sink(name, clock, config)
+            if SINKS[kind_of(section)].is_live:
+                self._live.append(cast(LiveSink, sink))
+                self._uplinks.append(self._live[-1])
+            elif self.journal is not None:
+                self._uplinks.append(Uplink(name, cast(JournalSink, sink), self.journal, clock))
+
+    def start(self) -> None:
+        """Begin to keep and to send. A disk or a server that fails is told by `state`."""
+        if self.journal is not None:
+            self.journal.open()
+        for uplink in self._uplinks:
+            uplink.start()
+
+    def record(self, results: Sequence[PollResult]) -> None:
+        """Keep what was read. Never blocks."""
+        if self.journal is not None:
+            self.journal.put(results)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Show how things are now. Never blocks."""
+        for sink in self._live:
+            sink.publish(snapshot)
+
+    def state(self) -> Keeping:
+        """How journal and sinks are. Any thread."""
+        journal = self.journal.state if self.journal is not None else None
+        return Keeping(journal, tuple(uplink.state for uplink in self._uplinks))
+
+    def history(self) -> HistoryAnswers:
+        """Give who answers for the past."""
+        if self.journal is None:
+            return HistoryAnswers(None)
+        return HistoryAnswers(self.journal.path, self.journal.report_damage)
+
+    def close(self, timeout_s: float) -> None:
+        """Stop sending, then write down what is there and the sinks' places.
+
+        Blocks for timeout_s at most, half of which is kept for the disk.
+        """
+        deadline_s = self._clock.mono_s() + timeout_s
+        for uplink in self._uplinks:
+            uplink.stop(max(0.0, deadline_s - timeout_s / 2 - self._clock.mono_s()))
+        if self.journal is not None:
+            self.journal.close(max(0.0, deadline_s - self._clock.mono_s()))
