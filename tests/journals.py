@@ -73,6 +73,10 @@ class WrittenJournal:
     def __exit__(self, *_: object) -> None:
         self.database.close()
 
+    def add_era(self, era: int, *, trusted: bool = True) -> None:
+        """Write an era, if it is not there."""
+        self.database.execute("INSERT OR IGNORE INTO era VALUES (?, 'boot', 0, ?)", (era, trusted))
+
     def number_of(self, series: Series) -> int:
         """The id of a series, which is new if need be."""
         if series not in self._series:
@@ -84,6 +88,7 @@ class WrittenJournal:
     def add_block(self, series: Series, rows: Sequence[Row], era: int = 1) -> int:
         """Seal readings, in order of sequence, and all that came before them; gives the id."""
         number = self.number_of(series)
+        self.add_era(era)
         (chunk,) = to_chunks(
             [(seq, 0, ms, False, values) for seq, ms, values in rows], {0: series}, era
         )
@@ -102,6 +107,7 @@ class WrittenJournal:
         self, rows: Sequence[tuple[Series, Row]], era: int = 1, suspect: bool = False
     ) -> None:
         """Commit readings, in order of sequence."""
+        self.add_era(era)
         batch = [
             (seq, self.number_of(series), unix_ms, suspect, values)
             for series, (seq, unix_ms, values) in rows

@@ -264,6 +264,18 @@ def test_rollups_come_in_order_and_page_by_page(journal: WrittenJournal) -> None
         assert day == a_rollup(START_MS, Resolution.DAILY)
 
 
+def test_since_leaves_out_readings_whose_clock_was_never_set(journal: WrittenJournal) -> None:
+    series = a_series()
+    journal.add_era(1, trusted=False)
+    journal.add_block(series, [(1, 1000, values_at(1)), (2, 2000, values_at(2))], era=1)
+    journal.add_block(series, [(3, START_MS, values_at(3))], era=2)
+    journal.add_tail([(series, (4, 3000, values_at(4)))], era=1)
+    journal.add_tail([(series, (5, START_MS + 5, values_at(5)))], era=2)
+    with History(journal.path) as history:
+        assert [list(chunk.seqs) for chunk, _ in history.since(1, 6)] == [[3], [5]]
+        assert sum(len(chunk) for chunk in history.raw(series.meter_id, 0, 2**53)) == 5
+
+
 def test_rollups_since_a_change(journal: WrittenJournal) -> None:
     hours = [a_rollup(START_MS + number * HOUR_MS) for number in range(5)]
     for hour in hours:

@@ -24,6 +24,7 @@ from edge.batch import decode_batch, to_chunks
 from edge.block import decode_block
 from edge.errors import JournalError
 from edge.journal.merge import Part, between, given, merged
+from edge.journal.salvage import is_damage
 from edge.journal.schema import connect
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 
@@ -151,8 +152,9 @@ class History:
         return list(self._checked_rollups(rows))
 
     def since(self, from_seq: int, to_seq: int) -> Iterator[tuple[Chunk, int]]:
-        """Give all readings in from_seq <= seq < to_seq, oldest first, each series in order.
+        """Give the readings in from_seq <= seq < to_seq, oldest first, each series in order.
 
+        Those are left out whose clock was never set, since nobody knows when they were taken.
         With each chunk comes the sequence number below which all is given once that chunk is
         done. It moves in steps of some thousand, because blocks of several series run side by
         side. When all was iterated over, everything below to_seq is given.
@@ -164,10 +166,12 @@ class History:
             if from_seq < sealed_seq:
                 blocks = self._query(
                     "SELECT id, from_ms, first_seq, last_seq FROM block "
-                    "WHERE last_seq >= ? AND first_seq < ?",
+                    "WHERE last_seq >= ? AND first_seq < ? "
+                    "AND era IN (SELECT id FROM era WHERE trusted)",
                     *(from_seq, to_seq),
                 )
-            tail = self._tail(from_seq, to_seq)
+            trusted = {id_ for (id_,) in self._query("SELECT id FROM era WHERE trusted")}
+            tail = [row for row in self._tail(from_seq, to_seq) if row[1] in trusted]
         yield from self._blocks_since(blocks, series, from_seq, min(to_seq, sealed_seq))
         yield from self._tail_since(tail, series, from_seq, to_seq)
 
@@ -295,13 +299,13 @@ class History:
     def _query(self, statement: str, *values: object) -> list[Any]:
         try:
             rows: list[Any] = self._connection.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failure(error) from error
         return rows
 
-    def _failure(self, error: sqlite3.Error) -> JournalError:
+    def _failure(self, error: Exception) -> JournalError:
         words = str(error)
-        if self._report_damage and ("malformed" in words or "not a database" in words):
+        if self._report_damage and is_damage(error):
             self._report_damage(words)
         return JournalError(f"The journal cannot be read ({words}); ask again in a minute.")
 
