@@ -1,0 +1,136 @@
+"""The journal when its process is killed at random moments, over and over.
+
+DLM_EDGE_TEST_KILLS says how often (100); the moments are the same for the same number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from edge.errors import JournalError
+from edge.journal.schema import FILE_NAME
+from tests.journal_writer import check_rollups, kept_numbers
+from tests.peers import wait_until
+from tests.service import ROOT
+
+KILLS = int(os.environ.get("DLM_EDGE_TEST_KILLS", "100"))
+KILLS_OF_A_LIFE = 25
+SPEED = 36_000
+"""An hour of readings takes 0.1 s."""
+LONGEST_RUN_S = 0.4
+
+
+class Life:
+    """A state folder over many runs of a writer, and what those runs said."""
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        folder.mkdir()
+        self.file = folder / "state" / FILE_NAME
+        self.file.parent.mkdir()
+        self.kept: list[range] = []
+        """Numbers of the readings that each run said were committed."""
+        self.put: list[range] = []
+        """Those that each run took in."""
+        self._said = folder / "said.txt"
+        self._settings = settings
+        self._since_mono_s = time.monotonic()
+
+    @property
+    def next_number(self) -> int:
+        """A number that no run ever gave away."""
+        return self.put[-1].stop if self.put else 1
+
+    def run(self, *, kill_after_s: float | None) -> list[str]:
+        """Run a writer and kill it so long after it began to open; None: until it ends itself."""
+        first = self.next_number
+        command = [sys.executable, "-m", "tests.journal_writer", "append", str(self.file.parent)]
+        command += [f"--first={first}", f"--speed={SPEED}", *self._settings]
+        command.append(f"--since-mono-s={self._since_mono_s}")
+        if kill_after_s is None:
+            command.append("--duration-s=1")
+        with self._said.open("w") as said:
+            writer = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        try:
+            if kill_after_s is not None:
+                wait_until(lambda: "opening" in self._said.read_text(), what="the writer's start")
+                time.sleep(kill_after_s)
+                assert writer.poll() is None, self._said.read_text()
+            else:
+                assert writer.wait(30) == 0, self._said.read_text()
+        finally:
+            writer.kill()
+            writer.wait()
+        lines = self._said.read_text().split("\n")[:-1]  # the last one may be cut
+        last_put, last_kept = first - 1, first - 1
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            if word == "putting":
+                last_put = int(rest)
+            elif word == "kept":
+                last_kept = int(rest)
+            else:
+                assert word in ("opening", "closed"), self._said.read_text()
+        self.put.append(range(first, last_put + 1))
+        self.kept.append(range(first, last_kept + 1))
+        return lines
+
+    def check(self, *, bounded: bool) -> int:
+        """Hold what is there against what was said; how many readings are there.
+
+        bounded: the oldest may be gone.
+        """
+        try:
+            found = kept_numbers(self.file)
+        except JournalError:
+            assert not any(self.kept), "readings were promised, and there is no journal"
+            return 0
+        oldest = min(found, default=self.next_number) if bounded else 0
+        assert found == sorted(found)
+        there = set(found)
+        for put, kept in zip(self.put, self.kept, strict=True):
+            lost = [number for number in kept if number not in there and number > oldest]
+            assert not lost, f"promised and lost: {lost[:10]} of {kept}"
+            of_run = [number for number in put if number in there and number >= oldest]
+            start = max(put.start, oldest)
+            assert of_run == list(range(start, start + len(of_run))), f"holes in {put}: {of_run}"
+            there.difference_update(of_run)
+        assert not there, f"never put in: {sorted(there)[:10]}"
+        return len(found)
+
+
+def live(folder: Path, seed: int, *settings: str) -> None:
+    """Kill a writer KILLS_OF_A_LIFE times in one folder; each time all promises must be kept."""
+    dice = random.Random(seed)
+    life = Life(folder, *settings)
+    bounded = bool(settings)
+    for _ in range(KILLS_OF_A_LIFE):
+        life.run(kill_after_s=dice.uniform(0, LONGEST_RUN_S))
+        life.check(bounded=bounded)
+        if any(life.kept) and not bounded:
+            check_rollups(life.file)
+    word, _, rest = life.run(kill_after_s=None)[-1].partition(" ")
+    assert word == "closed"
+    assert json.loads(rest) == {"last_error": None, "notices": []}
+    assert life.check(bounded=bounded) > KILLS_OF_A_LIFE
+    if not bounded:
+        check_rollups(life.file, settled_hours=4)
+    assert sorted(path.name for path in life.file.parent.iterdir() if "broken" in path.name) == []
+
+
+@pytest.mark.parametrize("settings", [(), ("--raw-days=1",)], ids=["all", "a-day-at-most"])
+def test_a_killed_writer_keeps_what_it_promised(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    lives = math.ceil(KILLS / KILLS_OF_A_LIFE / 2)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(live, tmp_path / str(seed), seed, *settings) for seed in range(lives)]
+        for run in runs:
+            run.result()
