@@ -7,7 +7,10 @@
     broker       a real MQTT broker, and who publishes through it
     service      the service under test
     floors       what the service is measured against: the least that does the same
-    cost, punctuality, recovery, rest, capacity, flood, mixed, library: the rows
+    readings     what believable meters say, and a clock that is turned by hand   (pure)
+    journals     journals that are there already, and processes that write and read others
+    influx       a real InfluxDB
+    cost, punctuality, recovery, rest, capacity, flood, mixed, library, sealed, keeping, drain: rows
 
 Whatever takes part is a process of its own on loopback. What the service does on time is judged
 by when its requests arrive at the peers, not by what it says of itself.
@@ -26,7 +29,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.bench import capacity, cost, flood, library, mixed, punctuality, recovery, rest
+from tools.bench import (
+    capacity,
+    cost,
+    drain,
+    flood,
+    keeping,
+    library,
+    mixed,
+    punctuality,
+    recovery,
+    rest,
+    sealed,
+)
 from tools.bench.figure import HEADINGS, Figure, table_line
 from tools.bench.process import Bench, BenchError
 
@@ -45,6 +60,12 @@ ROWS: dict[str, Row] = {
     "mqtt": flood.mqtt,
     "mixed": mixed.mixed,
     "requests": library.requests,
+    "sealed": sealed.sealed,
+    "append": keeping.append,
+    "flash": keeping.flash,
+    "day": keeping.day,
+    "history": keeping.history,
+    "drain": drain.drain,
 }
 
 

@@ -33,8 +33,8 @@ Registration = dict[str, Any]
 class Service:
     """A service that reads all units of `lines`, from the start of a `with` block to its end.
 
-    others: further meters. broker_port: where the MQTT ones among them are heard. cores: those it
-    may run on; without any, all.
+    others: further meters. broker_port: where the MQTT ones among them are heard. journal: what
+    it has recorded before, to be moved to it. cores: those it may run on; without any, all.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Service:
         *,
         others: Sequence[Registration] = (),
         broker_port: int | None = None,
+        journal: Path | None = None,
         cores: Collection[int] = (),
     ) -> None:
         self._bench = bench
@@ -52,6 +53,8 @@ class Service:
         registrations = [*_over_modbus(lines, period_s), *others]
         self._meter_count = len(registrations)
         _store(self._state_dir / "state.json", registrations)
+        if journal is not None:
+            journal.rename(self._state_dir / journal.name)
         self._arguments = ["-m", "edge", "run", f"--state-dir={self._state_dir}"]
         if broker_port is not None:
             config = self._state_dir / "edge.toml"
