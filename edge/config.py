@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -32,7 +31,7 @@ FLAGS = {"state.dir": "--state-dir", "api.host": "--host", "api.port": "--port"}
 
 
 BROKERS = "mqtt.brokers"
-SINKS = "sinks"
+SINKS_KEY = "sinks"
 """What the environment does not set: tables of tables."""
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 SINK_FILES = ("token_file", "password_file", "ca_file")
@@ -66,7 +65,7 @@ def load_config(
     origins: dict[str, str] = {}
     _overlay(document, origins, _from_environment(environment, faults))
     _overlay(document, origins, ((path, value, FLAGS[path]) for path, value in flags.items()))
-    sinks, sink_faults = _sinks(document.pop(SINKS, {}))
+    sinks, sink_faults = _sinks(document.pop(SINKS_KEY, {}))
     config, own_faults = structure_sound(Config, document)
     assert config is not None  # the document is a table
     config = attrs.evolve(config, sinks=sinks)
@@ -87,16 +86,16 @@ def load_config(
 def _sinks(document: Any) -> tuple[dict[str, SinkConfig], list[Fault]]:
     """The sinks that are sound, and the faults of all; `kind` says what a table may hold."""
     if not isinstance(document, dict):
-        return {}, [Fault(SINKS, f"must be a table of tables, not {shown(document)}")]
+        return {}, [Fault(SINKS_KEY, f"must be a table of tables, not {shown(document)}")]
     sinks: dict[str, SinkConfig] = {}
     faults = []
     for name, table in document.items():
-        path = f"{SINKS}.{name}"
+        path = f"{SINKS_KEY}.{name}"
         if not isinstance(table, dict):
             faults.append(Fault(path, f"must be a table, not {shown(table)}"))
             continue
         kind = table.get("kind", name)
-        if kind not in SINK_KINDS:
+        if not isinstance(kind, str) or kind not in SINK_KINDS:
             wanted = " | ".join(SINK_KINDS)
             near = nearest(str(kind), SINK_KINDS)
             faults.append(Fault(f"{path}.kind", f"must be {wanted}, not {shown(kind)}{near}"))
@@ -249,7 +248,7 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
     for name, broker in config.mqtt.brokers.items():
         yield from _broker_faults(f"{BROKERS}.{name}", name, broker)
     for name, sink in config.sinks.items():
-        yield from _sink_faults(f"{SINKS}.{name}", name, sink, config)
+        yield from _sink_faults(f"{SINKS_KEY}.{name}", name, sink, config)
 
 
 def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault]:
@@ -277,8 +276,6 @@ def _sink_faults(path: str, name: str, sink: SinkConfig, config: Config) -> Iter
         return
     if not config.journal.enabled:
         yield Fault(path, "sends what the journal holds; set journal.enabled = true")
-    if urlsplit(sink.url).scheme not in ("http", "https"):
-        yield Fault(f"{path}.url", "must begin with http:// or https://")
     if sink.token is not None and sink.token_file is not None:
         yield Fault(f"{path}.token_file", "does not go with token; give one of the two")
     if sink.password is not None and sink.password_file is not None:

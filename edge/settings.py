@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import zoneinfo
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -26,6 +27,19 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _web_address(value: str) -> None:
+    text(1000)(value)
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"must be like http://host:8086 or https://host, not {shown(value)}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must hold no user, query or fragment; there are keys for who we are")
 
 
 def _topic(value: str) -> None:
@@ -84,7 +98,7 @@ class LoadConfig:
 
 @attrs.frozen
 class StateConfig:
-    """Where the registered meters are kept."""
+    """Where the registered meters and the journal are kept."""
 
     dir: str = key("persistence", check=text(1000))
 
@@ -106,7 +120,7 @@ class JournalConfig:
 class InfluxConfig:
     """A server that takes InfluxDB's line protocol: 2.x by `token`, 1.x by `database`."""
 
-    url: str = key(check=text(1000))
+    url: str = key(check=_web_address)
     org: str | None = key(None, check=text(255))
     bucket: str = key("charging_data", check=text(255))
     token: str | None = key(None, check=text(1000), secret=True)

@@ -92,7 +92,7 @@ def test_every_key_of_a_broker_is_named() -> None:
 
 
 def test_every_key_of_a_template_is_named() -> None:
-    section = README.split("\n## Adding a meter, a protocol\n")[1].split("\n## ")[0]
+    section = README.split("\n## Adding a meter, a protocol, a sink\n")[1].split("\n## ")[0]
     for name in keys_of(TemplateKeys):
         assert re.search(rf"`\[?{name}\b", section), name
 

@@ -124,7 +124,13 @@ def test_a_damaged_text_is_refused(text: str) -> None:
 
 
 @settings(max_examples=300)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=4),
+        max_leaves=10,
+    )
+)
 def test_whatever_is_read_has_a_sound_form(value: object) -> None:
     try:
         place = Place.from_json(json.dumps({"live": 5, "gaps": value, "change": 0}))

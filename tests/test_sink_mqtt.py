@@ -486,12 +486,20 @@ def test_a_broker_that_restarts_and_forgot_all_is_told_all(
 
 
 def test_a_broker_that_is_not_there_is_said_once(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attempts = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        attempts.append(arguments)
+        return open_connection(*arguments, **options)
+
+    monkeypatch.setattr("edge.sinks.mqtt.FIRST_REOPEN_S", 0.01)
+    monkeypatch.setattr("edge.sinks.mqtt.open_connection", counted)
     port = free_port()
     sink = site.sink(port=port)
-    wait_until(lambda: sink.state.last_error is not None)
-    time.sleep(0.4)  # several attempts
+    wait_until(lambda: len(attempts) > 3)
+    assert sink.state.last_error is not None
     assert [record.getMessage() for record in caplog.records] == [
         f"Uplink mqtt: Nothing listens at {HOST}:{port}; check that the broker runs, and its port."
     ]

@@ -159,7 +159,14 @@ def test_influxd_1_6_keeps_each_resolution_as_long_as_set(tmp_path: Path) -> Non
         with closing(a_sink(server.url, JournalConfig(), database="charging_data")) as sink:
             (advice,) = sink.prepare()
         assert "keeps 7 days, and 90 are set" in advice
-        assert 'ALTER RETENTION POLICY autogen ON "charging_data" DURATION 90d' in advice
+        assert 'ALTER RETENTION POLICY "autogen" ON "charging_data" DURATION 90d' in advice
+        server.query(
+            'CREATE RETENTION POLICY "my own" ON charging_data DURATION 30d REPLICATION 1 DEFAULT'
+        )
+        with closing(a_sink(server.url, JournalConfig(), database="charging_data")) as sink:
+            (advice,) = sink.prepare()
+        assert "keeps 30 days, and 90 are set" in advice
+        assert 'ALTER RETENTION POLICY "my own" ON "charging_data" DURATION 90d' in advice
         kept = {
             name: server.query(f"SHOW RETENTION POLICIES ON {name}")[0]["duration"]
             for name in ("charging_data_hourly", "charging_data_daily")

@@ -475,10 +475,15 @@ def test_influxd_1_6_stopped_and_started_holds_what_the_journal_holds(tmp_path: 
     with Influxd(tmp_path) as server:
         uplink = started("influx", server.url, journal)
         newest = 0
+
+        def more_than(sent: int) -> Callable[[], bool]:
+            return lambda: uplink.state.sent > sent and not uplink.state.last_error
+
         for number in range(5):
+            sent = uplink.state.sent
             journal.commit(a_chunk(newest + 1, 1000))
             newest += 1000
-            wait_until(lambda: uplink.state.sent > 0, what="the first readings")
+            wait_until(more_than(sent), what="some readings", timeout_s=30)
             if number % 2:
                 server.kill()
                 journal.commit(a_chunk(newest + 1, 1000))

@@ -234,7 +234,7 @@ def _pieces(
     if meter is None and all(one.meter_id != meter_id for one in history.series()):
         raise meter_not_found(meter_id)
     rows = _limited(_groups(history, question, meter_id), question.limit)
-    pieces = _csv(rows, question) if question.as_csv else _json(rows, question, meter)
+    pieces = _csv(rows, question) if question.as_csv else _json(rows, meter)
     began_s = time.monotonic()
     for piece in pieces:
         busy_s = time.monotonic() - began_s
@@ -296,9 +296,7 @@ def _csv(rows: Iterable[tuple[_Group, bool]], question: Question) -> Iterator[by
         yield f"{lines[0]}\r\n".encode()
 
 
-def _json(
-    rows: Iterable[tuple[_Group, bool]], question: Question, meter: Meter | None
-) -> Iterator[bytes]:
+def _json(rows: Iterable[tuple[_Group, bool]], meter: Meter | None) -> Iterator[bytes]:
     count, cursor = 0, None
     lead = b'{"success":true,"data":['
     for group, more in rows:

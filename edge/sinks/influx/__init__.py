@@ -133,7 +133,7 @@ class InfluxSink:
         http = f"HTTP {status}, {_cut(said)}" if said else f"HTTP {status}"
         if status in (401, 403):
             return (
-                f"does not let us write to the {word} {name!r} ({http}); set {dialect.who()} of "
+                f"does not let us write to the {word} {name!r} ({http}); set {dialect.who} of "
                 "one who may"
             )
         if status == 404 and said:

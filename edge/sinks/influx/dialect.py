@@ -33,9 +33,14 @@ _HOUR_S = 3600
 
 
 class Dialect(ABC):
-    """What both versions have. word: what they call a place of its own for points."""
+    """What both versions have.
+
+    word: what they call a place of its own for points. who: what they know us by, as the
+    configuration calls it.
+    """
 
     word: str
+    who: str
 
     def __init__(self, config: InfluxConfig, journal: JournalConfig, bucket: str) -> None:
         self._config = config
@@ -59,10 +64,6 @@ class Dialect(ABC):
         """Give the header's value, read anew. Raises SinkForbidden when it is of no use."""
 
     @abstractmethod
-    def who(self) -> str:
-        """Say what a server knows us by, as the configuration calls it."""
-
-    @abstractmethod
     def creation(self, resolution: Resolution) -> str:
         """Give the command that makes the bucket or database."""
 
@@ -76,7 +77,7 @@ class Dialect(ABC):
                 if not self._create(ask, resolution):
                     unseen.append(self.creation(resolution))
                 continue
-            kept_s = self._kept_s(ask, name, found[name])
+            kept_s = self._kept_s(found[name])
             if 0 < kept_s < self.days[resolution] * _DAY_S:
                 too_short.append(
                     f"The {self.word} {name!r} keeps {kept_s / _DAY_S:g} days, and "
@@ -84,7 +85,7 @@ class Dialect(ABC):
                     f"{self._longer(resolution, found[name])}"
                 )
         if unseen:
-            which = f"not all {self.word}s can be seen or made with this {self.who()}"
+            which = f"not all {self.word}s can be seen or made with this {self.who}"
             too_short.append(f"Here {which}; run what is missing: {'; '.join(unseen)}")
         return too_short
 
@@ -97,7 +98,7 @@ class Dialect(ABC):
         """Make one, if that is allowed."""
 
     @abstractmethod
-    def _kept_s(self, ask: Ask, name: str, found: Any) -> float:
+    def _kept_s(self, found: Any) -> float:
         """Give how long one keeps its points, s; 0 is for ever, or unknown."""
 
     @abstractmethod
@@ -109,6 +110,7 @@ class Version2(Dialect):
     """InfluxDB 2.x, and what understands its /api/v2/write."""
 
     word = "bucket"
+    who = "token"
 
     def __init__(self, config: InfluxConfig, journal: JournalConfig) -> None:
         super().__init__(config, journal, config.bucket)
@@ -124,10 +126,6 @@ class Version2(Dialect):
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise SinkForbidden("The token holds characters that no token has; give it again.")
         return None if token is None else f"Token {token}"
-
-    def who(self) -> str:
-        """Say "token"."""
-        return "token"
 
     def creation(self, resolution: Resolution) -> str:
         """Give the command; see `Dialect`."""
@@ -159,7 +157,7 @@ class Version2(Dialect):
         headers = {"Content-Type": "application/json"}
         return ask("POST", "/api/v2/buckets", json.dumps(bucket).encode(), headers).status == 201
 
-    def _kept_s(self, ask: Ask, name: str, found: Any) -> float:
+    def _kept_s(self, found: Any) -> float:
         rules = [rule.get("everySeconds") for rule in _objects(found.get("retentionRules"))]
         return min((rule for rule in rules if isinstance(rule, int) and rule > 0), default=0)
 
@@ -172,6 +170,7 @@ class Version1(Dialect):
     """InfluxDB 1.x."""
 
     word = "database"
+    who = "username and password"
 
     def __init__(self, config: InfluxConfig, journal: JournalConfig) -> None:
         super().__init__(config, journal, config.database or config.bucket)
@@ -188,33 +187,34 @@ class Version1(Dialect):
         text = f"{self._config.username}:{password or ''}"
         return f"Basic {base64.b64encode(text.encode()).decode()}"
 
-    def who(self) -> str:
-        """Say "username and password"."""
-        return "username and password"
-
     def creation(self, resolution: Resolution) -> str:
         """Give the statement; see `Dialect`."""
         name = _quoted(self.names[resolution])
         return f"CREATE DATABASE {name} WITH DURATION {self.days[resolution]}d"
 
     def _found(self, ask: Ask) -> Mapping[str, Any]:
+        """The default retention policy of each database, which is what we write to."""
         rows = _rows(ask("GET", _query("SHOW DATABASES")))
-        return {name: name for row in rows for name in row.values() if isinstance(name, str)}
+        there = {name for row in rows for name in row.values() if isinstance(name, str)}
+        found: dict[str, dict[str, Any]] = {}
+        for name in there.intersection(self.names.values()):
+            policies = _rows(ask("GET", _query(f"SHOW RETENTION POLICIES ON {_quoted(name)}")))
+            found[name] = next((policy for policy in policies if policy.get("default")), {})
+        return found
 
     def _create(self, ask: Ask, resolution: Resolution) -> bool:
         answer = ask("POST", _query(self.creation(resolution)))
         results = _objects(_document(answer).get("results"))
         return answer.status == 200 and bool(results) and "error" not in results[0]
 
-    def _kept_s(self, ask: Ask, name: str, found: Any) -> float:
-        rows = _rows(ask("GET", _query(f"SHOW RETENTION POLICIES ON {_quoted(name)}")))
-        policy: dict[str, Any] = next((row for row in rows if row.get("default")), {})
-        hours = re.match(r"(\d+)h", str(policy.get("duration")))
+    def _kept_s(self, found: Any) -> float:
+        hours = re.match(r"(\d+)h", str(found.get("duration")))
         return int(hours[1]) * _HOUR_S if hours else 0
 
     def _longer(self, resolution: Resolution, found: Any) -> str:
+        policy = _quoted(str(found.get("name")))
         name, days = _quoted(self.names[resolution]), self.days[resolution]
-        return f"ALTER RETENTION POLICY autogen ON {name} DURATION {days}d"
+        return f"ALTER RETENTION POLICY {policy} ON {name} DURATION {days}d"
 
 
 def dialect_of(config: InfluxConfig, journal: JournalConfig) -> Dialect:
