@@ -18,7 +18,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
 
@@ -27,12 +26,13 @@ from edge.lineprotocol import FIELDS
 from edge.model import METER_TYPES
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 from edge.structure import nearest, shown, unknown_keys
+from edge.times import HOUR_MS, parse_time, timestamp
 
-HOUR_MS = 3_600_000
 DEFAULT_STALE_AFTER_MS = 60_000
 """Of a meter that a file says nothing more about."""
 
-_SERIES_COLUMNS = ("meter_id", "meter_name", "location", "meter_type", "protocol", "site")
+SERIES_COLUMNS = ("meter_id", "meter_name", "location", "meter_type", "protocol", "site")
+"""The words that a file may say of a meter."""
 _REGISTERED_COLUMNS = ("stale_after_ms", "max_power_kw", "counter_kwh")
 _ROLLUP_COLUMNS = (
     "power_kw",
@@ -46,11 +46,11 @@ _ROLLUP_COLUMNS = (
     "coverage",
 )
 RAW_COLUMNS = (
-    *("timestamp", *_SERIES_COLUMNS, *FIELDS.values(), "quality"),
+    *("timestamp", *SERIES_COLUMNS, *FIELDS.values(), "quality"),
     *_REGISTERED_COLUMNS,
 )
 ROLLUP_COLUMNS = (
-    *("start", "end", "resolution", *_SERIES_COLUMNS, *_ROLLUP_COLUMNS),
+    *("start", "end", "resolution", *SERIES_COLUMNS, *_ROLLUP_COLUMNS),
     *_REGISTERED_COLUMNS,
 )
 
@@ -76,58 +76,6 @@ def chunk_of(records: Sequence[Record]) -> Chunk:
         {name: [record.values.get(name) for record in records] for name in names},
         [record.suspect for record in records],
     )
-
-
-# --- Times as people write them ------------------------------------------------------------------
-
-_RFC_3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:([Zz])|([+ -])(\d\d):?(\d\d))"
-)
-_DIGITS = re.compile(r"\d{1,15}")
-_SECONDS = range(1, 100_000_000_000)
-_LAST_MS = 253_402_300_800_000
-"""Where the year 10000 begins."""
-
-
-def parse_time(text: str) -> int:
-    """Read RFC 3339, with any offset, or unix milliseconds; gives unix ms, rounded down.
-
-    The `+` of an offset may be a space: that is what it becomes in a query that was not encoded.
-    Raises ValueError with a sentence.
-    """
-    if _DIGITS.fullmatch(text):
-        if int(text) in _SECONDS:
-            raise ValueError(f"is in 1970 to 1973; give unix time in milliseconds, not {text}")
-        return min(int(text), _LAST_MS)
-    match = _RFC_3339.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            "must be a time with an offset like 2025-10-20T10:30:00Z or "
-            f"2025-10-20T12:30:00+02:00, or unix milliseconds, not {shown(text)}"
-        )
-    *moment, fraction, _, sign, hours, minutes = match.groups()
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    try:
-        year, month, day, hour, minute, second = map(int, moment)
-        begin = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
-    except ValueError as error:
-        raise ValueError(f"is no time that exists: {error}") from None
-    since_epoch = begin - datetime(1970, 1, 1, tzinfo=timezone.utc)
-    utc = since_epoch + offset if sign == "-" else since_epoch - offset
-    return utc // timedelta(milliseconds=1) + int((fraction or "0")[:3].ljust(3, "0"))
-
-
-def timestamp(unix_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds. unix_ms: before the year 10000."""
-    hour, ms = divmod(unix_ms, HOUR_MS)
-    minute, ms = divmod(ms, 60_000)
-    return f"{_hour(hour)}{minute:02d}:{ms // 1000:02d}.{ms % 1000:03d}Z"
-
-
-@lru_cache(maxsize=64)
-def _hour(hour: int) -> str:
-    begin = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=hour)
-    return f"{begin:%Y-%m-%dT%H}:".rjust(14, "0")
 
 
 # --- To text -------------------------------------------------------------------------------------
@@ -195,6 +143,7 @@ class _Lines:
 # --- From text -----------------------------------------------------------------------------------
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DIGITS = re.compile(r"\d{1,15}")
 
 
 def parse(lines: Iterable[str]) -> Iterator[Record | Rollup | Fault]:
@@ -299,8 +248,8 @@ def _parse_rollup(row: Mapping[str, str]) -> Rollup:
 
 
 def _parse_series(row: Mapping[str, str]) -> Series:
-    return _made_series(
-        tuple(row.get(name, "") for name in _SERIES_COLUMNS),
+    return made_series(
+        tuple(row.get(name, "") for name in SERIES_COLUMNS),
         _count(row, "stale_after_ms", DEFAULT_STALE_AFTER_MS),
         _number(row, "max_power_kw"),
         _number(row, "counter_kwh"),
@@ -308,14 +257,18 @@ def _parse_series(row: Mapping[str, str]) -> Series:
 
 
 @lru_cache(maxsize=64)
-def _made_series(
+def made_series(
     words: tuple[str, ...],
-    stale_after_ms: int,
-    max_power_kw: float | None,
-    counter_kwh: float | None,
+    stale_after_ms: int = DEFAULT_STALE_AFTER_MS,
+    max_power_kw: float | None = None,
+    counter_kwh: float | None = None,
 ) -> Series:
+    """Make a series of what a file says; words: by SERIES_COLUMNS, empty where it says nothing.
+
+    Raises ValueError with a sentence.
+    """
     meter_id, name, location, meter_type, protocol, site = words
-    for column, word in zip(_SERIES_COLUMNS, words, strict=True):
+    for column, word in zip(SERIES_COLUMNS, words, strict=True):
         if not word.isprintable() or len(word) > 255:
             raise ValueError(f"{column}: must be at most 255 printable characters")
     if not meter_id:
@@ -338,9 +291,17 @@ def _number(row: Mapping[str, str], column: str) -> float | None:
     cell = row.get(column, "")
     if not cell:
         return None
-    value = float(cell) if _NUMBER.fullmatch(cell) else math.inf
+    try:
+        return parse_number(cell)
+    except ValueError as error:
+        raise ValueError(f"{column}: {error}") from None
+
+
+def parse_number(text: str) -> float:
+    """Read a decimal number. Raises ValueError with a sentence."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.inf
     if not math.isfinite(value):
-        raise ValueError(f"{column}: must be a number like 12.5, not {shown(cell)}")
+        raise ValueError(f"must be a number like 12.5, not {shown(text)}")
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 from zoneinfo import ZoneInfo
 
 from edge.api.history import HistoryAnswers
@@ -13,7 +12,7 @@ from edge.journal import Journal
 from edge.model import PollResult, Snapshot
 from edge.record import Keeping
 from edge.settings import Config
-from edge.sinks import SINKS, JournalSink, LiveSink, kind_of, make_sink
+from edge.sinks import LiveSink, is_live, make_journal_sink, make_live_sink
 from edge.uplink import Uplink
 
 
@@ -40,12 +39,13 @@ class Keeper:
         self._live: list[LiveSink] = []
         self._uplinks: list[Uplink | LiveSink] = []
         for name, section in config.sinks.items():
-            sink = make_sink(name, clock, config)
-            if SINKS[kind_of(section)].is_live:
-                self._live.append(cast(LiveSink, sink))
-                self._uplinks.append(self._live[-1])
+            if is_live(section):
+                sink = make_live_sink(name, clock, config)
+                self._live.append(sink)
+                self._uplinks.append(sink)
             elif self.journal is not None:
-                self._uplinks.append(Uplink(name, cast(JournalSink, sink), self.journal, clock))
+                fed = make_journal_sink(name, clock, config)
+                self._uplinks.append(Uplink(name, fed, self.journal, clock))
 
     def start(self) -> None:
         """Begin to keep and to send. A disk or a server that fails is told by `state`."""

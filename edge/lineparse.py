@@ -9,17 +9,16 @@ Source: InfluxDB 1.6 and 2.x, "Line protocol reference".
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from edge.csvtable import DEFAULT_STALE_AFTER_MS, Record
+from edge.csvtable import SERIES_COLUMNS, Record, made_series, parse_number
 from edge.errors import Fault
 from edge.lineprotocol import FIELDS, MEASUREMENT
-from edge.model import METER_TYPES
 from edge.record import Series
 from edge.structure import nearest, shown
+from edge.times import YEAR_10000_MS
 
 _PART = r"(?:[^,= \\]|\\[,= ]|\\(?![,= ]))+"
 _LINE = re.compile(
@@ -28,11 +27,9 @@ _LINE = re.compile(
 )
 _TAG = re.compile(rf",({_PART})=({_PART})")
 _ESCAPED = re.compile(r"\\([,= ])")
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)[iu]?")
 _QUANTITIES = {field: name for name, field in FIELDS.items()}
 _NANOSECONDS_FROM = 10**17
 """As milliseconds, this is in the year three million."""
-_LAST_MS = 253_402_300_800_000
 
 
 def parse(lines: Iterable[str]) -> Iterator[Record | Fault]:
@@ -57,7 +54,7 @@ def parse_point(line: str) -> Record:
     unix_ms = int(match["time"])
     if unix_ms >= _NANOSECONDS_FROM:
         unix_ms //= 1_000_000
-    if not 0 <= unix_ms < _LAST_MS:
+    if not 0 <= unix_ms < YEAR_10000_MS:
         raise ValueError("is of a time before 1970 or after 9999")
     return Record(_series(match["tags"]), unix_ms, _values(match["fields"]))
 
@@ -68,31 +65,21 @@ def _values(fields: str) -> Mapping[str, float]:
         name, _, text = field.partition("=")
         if name not in _QUANTITIES:
             raise ValueError(f"has no quantity {shown(name)}{nearest(name, _QUANTITIES)}")
-        number = _NUMBER.fullmatch(text)
-        value = float(number[1]) if number else math.inf
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: must be a number like 12.5, not {shown(text)}")
-        values[_QUANTITIES[name]] = value
+        try:  # an integer has an `i` or `u` at its end
+            values[_QUANTITIES[name]] = parse_number(text[:-1] if text[-1:] in "iu" else text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return values
 
 
 @lru_cache(maxsize=64)
 def _series(tags: str) -> Series:
     named = {_unescaped(key): _unescaped(value) for key, value in _TAG.findall(tags)}
-    meter_id, meter_type = named.get("meter_id", ""), named.get("meter_type", "zone")
-    if not meter_id:
+    if "meter_id" not in named:
         raise ValueError("has no tag meter_id")
     if "resolution" in named:
         raise ValueError(f"is {named['resolution']}; only readings can be taken")
-    if meter_type not in METER_TYPES:
-        raise ValueError(f"meter_type: must be {' | '.join(METER_TYPES)}, not {shown(meter_type)}")
-    if not all(value.isprintable() and len(value) <= 255 for value in named.values()):
-        raise ValueError("has a tag that is not printable or longer than 255 characters")
-    return Series(
-        *(named.get("site", "site"), meter_id, named.get("meter_name", meter_id)),
-        *(named.get("location", ""), meter_type, named.get("protocol", "")),
-        DEFAULT_STALE_AFTER_MS,
-    )
+    return made_series(tuple(named.get(name, "") for name in SERIES_COLUMNS))
 
 
 def _unescaped(text: str) -> str:

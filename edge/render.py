@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
 from edge.communication import HttpEndpoint
@@ -28,6 +27,7 @@ from edge.model import (
 )
 from edge.record import JournalState, Keeping, SinkState
 from edge.template import Template
+from edge.times import timestamp
 
 Json = dict[str, Any]
 
@@ -57,12 +57,6 @@ def failure(message: str, code: str, faults: Sequence[Fault] = ()) -> Json:
         "code": code,
         "details": [{"field": fault.path, "message": fault.message} for fault in faults],
     }
-
-
-def timestamp(unix_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(unix_ms // 1000, tz=timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ms % 1000:03d}Z"
 
 
 def meter(state: MeterState) -> Json:

@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
+from edge.backlog import Backlog
 from edge.clock import Clock
 from edge.errors import DlmError, JournalError, SinkForbidden, SinkRetry
+from edge.journal import Journal
 from edge.journal.history import History
 from edge.lineprotocol import point_of_rollup, points_of_chunk
 from edge.payload import shown
 from edge.place import Place
-from edge.record import Chunk, Resolution, Rollup, SinkState
+from edge.record import Resolution, SinkState
 from edge.sinks import JournalSink, Rejected
 
 WAIT_S = 0.5
@@ -36,53 +37,12 @@ LAST_REST_S = 60.0
 LONGEST_REST_S = 300.0
 """However long a server asks to be left alone."""
 ROLLUPS_EVERY_S = 10.0
-SLOW_S = 0.5
-"""A piece of the backlog that takes longer is too large: live readings wait meanwhile."""
-FEWEST = 100
-LOOK_UP = 100_000
-"""So many numbers of a gap are looked up at a time: retention may delete some meanwhile."""
 MOST_TOLD = 10
 """So many different errors of one outage are logged."""
 SHOWN_CHARACTERS = 200
 TELL_REJECTED_S = 600.0
 
-_log = logging.getLogger(__name__)
-
-
-class Journal(Protocol):
-    """What a pump needs of `edge.journal.Journal`."""
-
-    @property
-    def path(self) -> Path:
-        """The database."""
-
-    def wait(self, seq: int, timeout_s: float) -> int:
-        """Wait until this reading may be sent; give the last that may be."""
-
-    def place(self, sink: str) -> Place:
-        """Give where a sink was."""
-
-    def keep_place(self, sink: str, place: Place) -> None:
-        """Write a place down with one of the next commits."""
-
-    def lost(self, sink: str) -> int:
-        """Count the readings that were deleted before the sink was given them."""
-
-    def report_damage(self, error: str) -> None:
-        """Say that the database cannot be read."""
-
-
-class Reader(Protocol):
-    """What a pump needs of `edge.journal.history.History`; see there."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-    def since(self, from_seq: int, to_seq: int) -> Iterator[tuple[Chunk, int]]:
-        """Give what lies in a range, each with the number below which all was given then."""
-
-    def rollups_since(self, change: int, limit: int) -> list[tuple[int, Rollup]]:
-        """Give hours and days in the order in which they were computed."""
+log = logging.getLogger("Uplink")
 
 
 class _Lane:
@@ -120,7 +80,7 @@ class Uplink:
         sink: JournalSink,
         journal: Journal,
         clock: Clock,
-        open_history: Callable[[Path, Callable[[str], None]], Reader] = History,
+        open_history: Callable[[Path, Callable[[str], None]], History] = History,
     ) -> None:
         self.state = SinkState(name)
         """The uplink as last seen; replaced by its thread, read by anyone."""
@@ -132,9 +92,8 @@ class Uplink:
         self._place = Place()
         self._newest = 0
         self._prepared = False
-        self._live, self._rollups, self._backlog = _Lane(), _Lane(), _Lane()
-        self._piece = sink.batch_readings
-        self._pieces: Generator[tuple[list[bytes], int], None, None] | None = None
+        self._live, self._rollups, self._old = _Lane(), _Lane(), _Lane()
+        self._backlog = Backlog(sink.batch_readings, self._reader)
         self._advised: set[str] = set()
         self._told: set[str] = set()
         self._accepted = False
@@ -161,7 +120,7 @@ class Uplink:
             while not self._stopping.is_set():
                 self._pump()
         finally:
-            self._drop_pieces()
+            self._backlog.drop()
             self._sink.close()
 
     def _pump(self) -> None:
@@ -174,15 +133,15 @@ class Uplink:
             return
         if now_s >= self._rollups.due_s:
             self._try(self._rollups, self._send_rollups)
-        elif self._place.gaps and now_s >= self._backlog.due_s:
-            self._try(self._backlog, self._send_backlog)
+        elif self._place.gaps and now_s >= self._old.due_s:
+            self._try(self._old, self._send_backlog)
         self._note()
 
     def _wait(self) -> None:
         """Wait for new readings, or until something else is due."""
         due_s = self._rollups.due_s
         if self._place.gaps:
-            due_s = min(due_s, self._backlog.due_s)
+            due_s = min(due_s, self._old.due_s)
         now_s = self._clock.mono_s()
         pause_s = max(0.0, min(WAIT_S, due_s - now_s))
         if now_s < self._live.due_s:  # what is new must wait too
@@ -201,7 +160,7 @@ class Uplink:
             if send():
                 self._accepted = True
         except (SinkRetry, SinkForbidden, JournalError) as exc:
-            self._drop_pieces()
+            self._backlog.drop()
             self._failed(lane, exc)
         else:
             self._worked(lane)
@@ -212,7 +171,7 @@ class Uplink:
             return
         for sentence in self._sink.prepare():
             if sentence not in self._advised:
-                _log.warning("Uplink %s: %s", self._name, sentence)
+                log.warning("Uplink %s: %s", self._name, sentence)
                 self._advised.add(sentence)
         self._prepared = True
 
@@ -256,45 +215,18 @@ class Uplink:
         """Send the next piece of the oldest gap."""
         began_s = self._clock.mono_s()
         from_seq, end_seq = self._place.gaps[0]
-        if self._pieces is None:
-            self._pieces = self._pieces_of(from_seq, min(end_seq, from_seq + LOOK_UP))
-        piece = next(self._pieces, None)
+        piece = self._backlog.next_piece(from_seq, end_seq)
         if piece is None:
-            self._pieces = None
             return False
         points, done_seq = piece
         self._send(points, Resolution.RAW)
         if done_seq > from_seq:
             self._keep(self._place.sent(from_seq, done_seq))
-        took_s = self._clock.mono_s() - began_s
-        if took_s > SLOW_S:
-            self._piece = max(min(FEWEST, self._piece), self._piece // 2)
-        elif took_s < SLOW_S / 2:
-            self._piece = min(self._sink.batch_readings, 2 * self._piece)
-        self._backlog.due_s = began_s + len(points) / self._sink.backlog_per_s
+        self._backlog.took(self._clock.mono_s() - began_s)
+        self._old.due_s = began_s + len(points) / self._sink.backlog_per_s
         return bool(points)
 
-    def _pieces_of(
-        self, from_seq: int, to_seq: int
-    ) -> Generator[tuple[list[bytes], int], None, None]:
-        """Give a range's points, piece by piece, each with the number below which all was given.
-
-        A piece ends with a chunk where it can, since only then the number moves on.
-        """
-        points: list[bytes] = []
-        done_seq = from_seq
-        with closing(self._reader()) as history:
-            for chunk, given_seq in history.since(from_seq, to_seq):
-                points += points_of_chunk(chunk)
-                while len(points) > (most := self._piece):
-                    yield points[:most], done_seq
-                    points = points[most:]
-                if len(points) + len(chunk) > self._piece:
-                    yield points, given_seq
-                    points, done_seq = [], given_seq
-        yield points, to_seq
-
-    def _reader(self) -> Reader:
+    def _reader(self) -> History:
         """Open the journal; anew each time, since a damaged one may have been replaced."""
         return self._open_history(self._journal.path, self._journal.report_damage)
 
@@ -312,11 +244,6 @@ class Uplink:
             self._place = place
             self._journal.keep_place(self._name, place)
 
-    def _drop_pieces(self) -> None:
-        if self._pieces is not None:
-            self._pieces.close()
-            self._pieces = None
-
     # --- What is told ----------------------------------------------------------------------------
 
     def _failed(self, lane: _Lane, exc: DlmError) -> None:
@@ -325,19 +252,19 @@ class Uplink:
             self._prepared = False
         lane.failed(exc, self._clock.mono_s())
         if lane is self._live:
-            self._backlog.due_s = max(self._backlog.due_s, lane.due_s)
+            self._old.due_s = max(self._old.due_s, lane.due_s)
         if str(exc) not in self._told and len(self._told) < MOST_TOLD:
             self._told.add(str(exc))
-            _log.warning("Uplink %s: %s Readings are kept meanwhile.", self._name, exc)
+            log.warning("Uplink %s: %s Readings are kept meanwhile.", self._name, exc)
 
     def _worked(self, lane: _Lane) -> None:
         """Note that a lane works, and say once that all do again."""
         lane.worked()
-        if lane is self._backlog:
+        if lane is self._old:
             self._live.worked()
         if self._told and not self._error():
             self._told.clear()
-            _log.warning(
+            log.warning(
                 "Uplink %s works again; %d readings are still to be sent.",
                 self._name,
                 self._place.backlog(self._newest + 1),
@@ -350,7 +277,7 @@ class Uplink:
             return
         self._tell_rejected_s = now_s + TELL_REJECTED_S
         count, self._rejected_told = self._rejected - self._rejected_told, self._rejected
-        _log.warning(
+        log.warning(
             "Uplink %s: the server refuses %d points for good, which are set aside: %s, such as "
             "%s.",
             self._name,
@@ -360,7 +287,7 @@ class Uplink:
         )
 
     def _error(self) -> str | None:
-        errors = (lane.error for lane in (self._live, self._backlog, self._rollups))
+        errors = (lane.error for lane in (self._live, self._old, self._rollups))
         return next((error for error in errors if error), None)
 
     def _note(self) -> None:

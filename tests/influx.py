@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -65,6 +65,14 @@ class _Peer:
         """End it at once, as when its machine loses power."""
         self._end(kill=True)
 
+    def freeze(self) -> None:
+        """Let it stand still with its connections open, as when a cable is pulled."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
     def ask(
         self,
         method: str,
@@ -84,13 +92,12 @@ class _Peer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _end(self, *, kill: bool) -> None:
         if self._process is not None:
@@ -162,7 +169,10 @@ class Influxd(_Peer):
 
 
 class VictoriaMetrics(_Peer):
-    """Debian's victoria-metrics, which takes InfluxDB's 2.x write path. folder: for its files."""
+    """Debian's victoria-metrics, which takes InfluxDB's 2.x write path. folder: for its files.
+
+    It is told to keep one sample of a series for a moment, which it does not do unasked.
+    """
 
     alive_path = "/health"
 
@@ -173,6 +183,7 @@ class VictoriaMetrics(_Peer):
             f"-httpListenAddr=127.0.0.1:{self.port}",
             f"-storageDataPath={folder}/data",
             "-retentionPeriod=100y",
+            "-dedup.minScrapeInterval=1ms",
             "-memory.allowedBytes=64MB",
             "-loggerLevel=ERROR",
         ]

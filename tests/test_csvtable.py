@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import csv
-from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edge import csvtable, lineparse
-from edge.csvtable import Record, chunk_of, chunk_rows, header, parse, parse_time, rollup_row
+from edge import lineparse
+from edge.csvtable import Record, chunk_of, chunk_rows, header, parse, rollup_row
 from edge.errors import Fault, Faulty
 from edge.lineprotocol import points_of_chunk
 from edge.model import METER_TYPES, QUANTITY_NAMES
 from edge.record import EnergySource, Resolution, Rollup, Series
+from edge.times import HOUR_MS, YEAR_10000_MS
 from tests.journals import START_MS, a_rollup, a_series
 
-LAST_MS = 253_402_300_799_999
+LAST_MS = YEAR_10000_MS - 1
 LETTERS = st.characters(categories=("L", "N", "P", "S")) | st.just(" ")
 PRINTABLE = st.text(LETTERS, max_size=30)
 NAMES = st.text(LETTERS, min_size=1, max_size=30)
@@ -41,7 +41,7 @@ RECORDS = st.builds(
     values=st.dictionaries(st.sampled_from(QUANTITY_NAMES), KW, min_size=1),
     suspect=st.booleans(),
 )
-LENGTHS_MS = st.sampled_from([hours * csvtable.HOUR_MS for hours in (1, 23, 24, 25)])
+LENGTHS_MS = st.sampled_from([hours * HOUR_MS for hours in (1, 23, 24, 25)])
 
 
 @st.composite
@@ -138,6 +138,12 @@ def test_a_table_of_ones_own_needs_little() -> None:
     assert (record.series.meter_id, record.series.name, record.series.site) == ("m", "m", "site")
 
 
+def test_coverage_of_a_day_comes_back() -> None:
+    day = a_rollup(START_MS, Resolution.DAILY, covered_ms=86_399_999)
+    (found,) = parse([header(Resolution.DAILY), rollup_row(day)])
+    assert found == day
+
+
 # --- Faults --------------------------------------------------------------------------------------
 
 
@@ -214,38 +220,3 @@ def test_points_of_a_server_have_nanoseconds() -> None:
     assert isinstance(record, Record)
     assert (record.unix_ms, record.series.name) == (START_MS + 5, "Main left")
     assert record.values == {"power": 2.0, "voltage": 230.0}
-
-
-# --- Times ---------------------------------------------------------------------------------------
-
-OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-MOMENTS = st.tuples(st.integers(10**12, LAST_MS - 10**8), OFFSETS)
-
-
-@given(st.integers(0, LAST_MS))
-def test_a_timestamp_comes_back(unix_ms: int) -> None:
-    assert parse_time(csvtable.timestamp(unix_ms)) == unix_ms
-    moment = datetime.fromtimestamp(unix_ms // 1000, timezone.utc)
-    expected = f"{moment.replace(tzinfo=None).isoformat()}.{unix_ms % 1000:03d}Z"
-    assert csvtable.timestamp(unix_ms) == expected
-
-
-@given(MOMENTS)
-def test_any_offset_is_understood(given_: tuple[int, timezone]) -> None:
-    unix_ms, zone = given_
-    moment = datetime.fromtimestamp(unix_ms // 1000, zone)
-    assert parse_time(moment.isoformat()) == unix_ms // 1000 * 1000
-    assert parse_time(moment.isoformat().replace("+", " ")) == unix_ms // 1000 * 1000
-
-
-def test_milliseconds_are_taken_and_seconds_are_not() -> None:
-    assert parse_time("1760954400000") == START_MS
-    assert parse_time("0") == 0
-    with pytest.raises(ValueError, match="milliseconds"):
-        parse_time("1760954400")
-
-
-def test_coverage_of_a_day_comes_back() -> None:
-    day = a_rollup(START_MS, Resolution.DAILY, covered_ms=86_399_999)
-    (found,) = parse([header(Resolution.DAILY), rollup_row(day)])
-    assert found == day

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "edge"
 
 FLOORS = {
-    "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "clock": 0,
+    "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "times": 0,
+    "clock": 0,
     "settings": 1, "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1,
     "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
@@ -21,13 +22,14 @@ FLOORS = {
     "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1,
     "library": 2, "image": 2, "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
     "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
-    "line": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
+    "line": 4, "backlog": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
     "app": 5, "commands": 5, "__main__": 5,
 }  # fmt: skip
 """A module or package → its floor. It may import what stands on the floors below it."""
 
 NEIGHBOURS = {
     ("structure", "errors"),  # a document's faults
+    ("times", "structure"),  # how a text that is wrong is shown
     ("config", "settings"),  # what can be set
     ("model", "communication"),  # how a meter is reached
     ("model", "errors"),  # why it was not
@@ -49,7 +51,8 @@ NEIGHBOURS = {
     ("lineparse", "lineprotocol"),
     ("lineparse", "csvtable"),  # what an import is made of
     ("batch", "block"),  # when decimals give values back exactly
-    ("sinks", "drivers"),  # the connection to a broker is one and the same
+    ("sinks", "drivers"),  # the connection to a broker is one and the same, and so are secrets
+    ("uplink", "backlog"),  # what it sends when nothing is new
     ("keeper", "uplink"),  # one for each sink
     ("cycle", "line"),  # the cycle starts and feeds the lines
     ("__main__", "app"),  # one of the commands runs the service
@@ -90,6 +93,7 @@ IMPURE_ON_PURPOSE = {
 TESTED_BY = {
     "__init__": "docs",
     "__main__": "main",
+    "backlog": "uplink",
     "clock": "cycle",
     "communication": "meterspec",
     "errors": "config",
@@ -101,10 +105,12 @@ TESTED_BY = {
     "api/__init__": "routes",
     "api/connections": "server",
     "api/history": "history",
+    "api/question": "history",
     "api/http1": "server",
     "commands/export": "transfer",
     "commands/imports": "transfer",
     "drivers/__init__": "drivers",
+    "drivers/credentials": "sink_influx",
     "drivers/http/__init__": "http",
     "drivers/http/connection": "http",
     "drivers/http/secrets": "http",
@@ -117,9 +123,9 @@ TESTED_BY = {
     "journal/salvage": "salvage",
     "sinks/__init__": "sinks",
     "sinks/board": "sink_mqtt",
-    "sinks/influx/__init__": "sinks",
-    "sinks/influx/dialect": "sinks",
-    "sinks/influx/server": "sinks",
+    "sinks/influx/__init__": "sink_influx",
+    "sinks/influx/dialect": "sink_influx",
+    "sinks/influx/server": "sink_influx",
     "sinks/mqtt": "sink_mqtt",
 }
 """Where the tests of a module stand that has no file of its own."""

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.lineprotocol import FIELDS, point_of_rollup, points_of_chunk
-from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
+from edge.record import Chunk, Resolution, Series
 from edge.settings import JournalConfig
 from tests.influx import Influxd, VictoriaMetrics
+from tests.journals import START_MS, a_rollup, a_series
 
 NAMES = [
     "Main building",
@@ -28,17 +29,12 @@ NAMES = [
     "100 %",
     "a;b|c&d/e?f",
 ]
-BEGIN_MS = 1_790_000_000_000
-
-
-def a_series(name: str = "Main", location: str = "Cellar", meter_id: str = "meter_1") -> Series:
-    return Series("home", meter_id, name, location, "grid", "modbus", 15_000)
 
 
 def a_chunk(series: Series, **values: list[float | None]) -> Chunk:
     """Readings a second apart."""
     count = len(next(iter(values.values()), []))
-    times = range(BEGIN_MS, BEGIN_MS + 1000 * count, 1000)
+    times = range(START_MS, START_MS + 1000 * count, 1000)
     return Chunk(series, 1, range(1, count + 1), times, values, [False] * count)
 
 
@@ -65,7 +61,7 @@ def parse(point: bytes) -> tuple[str, dict[str, str], dict[str, str], int]:
 
 def test_a_reading_is_a_point_of_the_names_that_the_guide_uses() -> None:
     chunk = a_chunk(
-        a_series("Main, east"),
+        a_series(name="Main, east"),
         power=[10.5],
         energy=[1234.0],
         voltage=[230.1],
@@ -74,9 +70,9 @@ def test_a_reading_is_a_point_of_the_names_that_the_guide_uses() -> None:
         frequency=[50.0],
     )
     assert points_of_chunk(chunk) == [
-        b"meter_reading,location=Cellar,meter_id=meter_1,meter_name=Main\\,\\ east,meter_type=grid,"
-        b"protocol=modbus,site=home power_kw=10.5,energy_kwh=1234.0,voltage_v=230.1,"
-        b"current_a=1e-07,power_factor=-0.9,frequency_hz=50.0 1790000000000"
+        b"meter_reading,location=Basement,meter_id=meter_1,meter_name=Main\\,\\ east,"
+        b"meter_type=grid,protocol=modbus,site=cellar power_kw=10.5,energy_kwh=1234.0,"
+        b"voltage_v=230.1,current_a=1e-07,power_factor=-0.9,frequency_hz=50.0 1760954400000"
     ]
 
 
@@ -113,7 +109,7 @@ def test_what_is_unknown_is_absent_and_what_is_suspect_gives_no_point() -> None:
     suspect = [False, False, False, True, False, False]
     chunk = Chunk(chunk.series, 1, chunk.seqs, chunk.unix_ms, chunk.values, suspect)
     found = [parse(point) for point in points_of_chunk(chunk)]
-    assert [(fields, unix_ms - BEGIN_MS) for _, _, fields, unix_ms in found] == [
+    assert [(fields, unix_ms - START_MS) for _, _, fields, unix_ms in found] == [
         ({"power_kw": "1.0"}, 0),
         ({"voltage_v": "230.0"}, 1000),
         ({"voltage_v": "232.0"}, 4000),
@@ -135,16 +131,16 @@ def test_an_empty_tag_is_left_out() -> None:
     | st.sampled_from(NAMES)
 )
 def test_any_printable_text_comes_back(name: str) -> None:
-    (point,) = points_of_chunk(a_chunk(a_series(name), power=[1.0]))
+    (point,) = points_of_chunk(a_chunk(a_series(name=name), power=[1.0]))
     measurement, tags, fields, unix_ms = parse(point)
-    assert (measurement, fields, unix_ms) == ("meter_reading", {"power_kw": "1.0"}, BEGIN_MS)
+    assert (measurement, fields, unix_ms) == ("meter_reading", {"power_kw": "1.0"}, START_MS)
     assert tags.get("meter_name", "") == name
     assert list(tags) == sorted(tags)
 
 
 @given(st.text(st.sampled_from("\\ ,=\n\r\t\0ab\ud800\u2028")))
 def test_no_text_breaks_a_line(name: str) -> None:
-    (point,) = points_of_chunk(a_chunk(a_series(name, location=name), power=[1.0]))
+    (point,) = points_of_chunk(a_chunk(a_series(name=name, location=name), power=[1.0]))
     assert b"\n" not in point
     assert b"\r" not in point
     _, tags, fields, _ = parse(point)
@@ -161,31 +157,12 @@ def test_a_float_is_exact_and_never_an_integer(values: list[float]) -> None:
     assert not any(text.endswith("i") for text in texts)
 
 
-def a_rollup(**changes: object) -> Rollup:
-    values = {
-        "series": a_series(),
-        "resolution": Resolution.HOURLY,
-        "start_ms": BEGIN_MS,
-        "length_ms": 3_600_000,
-        "mean_kw": 1.5,
-        "min_kw": 1.0,
-        "max_kw": 2.0,
-        "energy_kwh": 1.5,
-        "energy_source": EnergySource.COUNTER,
-        "interpolated_kwh": 0.25,
-        "export_kwh": 0.0,
-        "samples": 720,
-        "covered_ms": 1_800_000,
-    }
-    return Rollup(**{**values, **changes})  # type: ignore[arg-type]  # as named above
-
-
 def test_a_rollup_is_a_point_at_its_begin() -> None:
-    assert point_of_rollup(a_rollup()) == (
-        b"meter_reading,location=Cellar,meter_id=meter_1,meter_name=Main,meter_type=grid,"
-        b"protocol=modbus,resolution=hourly,site=home power_kw=1.5,power_min_kw=1.0,"
-        b"power_max_kw=2.0,energy_delta_kwh=1.5,energy_interpolated_kwh=0.25,export_delta_kwh=0.0,"
-        b"coverage=0.5,samples=720i 1790000000000"
+    assert point_of_rollup(a_rollup(export_kwh=0.0)) == (
+        b"meter_reading,location=Basement,meter_id=meter_1,meter_name=Main,meter_type=grid,"
+        b"protocol=modbus,resolution=hourly,site=cellar power_kw=1.5,power_min_kw=-0.25,"
+        b"power_max_kw=3.0,energy_delta_kwh=1.4,energy_interpolated_kwh=0.1,export_delta_kwh=0.0,"
+        b"coverage=0.9,samples=720i 1760954400000"
     )
 
 
@@ -202,7 +179,7 @@ def test_what_is_unknown_of_a_rollup_is_absent() -> None:
     )
     _, tags, fields, _ = parse(point_of_rollup(rollup))
     assert tags["resolution"] == "daily"
-    assert fields == {"coverage": "0.5", "samples": "720i"}
+    assert fields == {"coverage": "0.9", "samples": "720i"}
 
 
 # --- Real servers --------------------------------------------------------------------------------
@@ -213,7 +190,7 @@ def points_of_names() -> bytes:
         point
         for number, name in enumerate(NAMES)
         for point in points_of_chunk(
-            a_chunk(a_series(name, name, f"meter_{number}"), power=[0.1 + number])
+            a_chunk(a_series(f"meter_{number}", name=name, location=name), power=[0.1 + number])
         )
     )
 
@@ -230,7 +207,7 @@ def test_influxd_1_6_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert [found[f"meter_{number}"]["location"] for number in range(len(NAMES))] == NAMES
     for number in range(len(NAMES)):
         row = found[f"meter_{number}"]
-        assert (row["power_kw"], row["time"]) == (0.1 + number, BEGIN_MS)
+        assert (row["power_kw"], row["time"]) == (0.1 + number, START_MS)
 
 
 def test_victoria_metrics_gives_back_what_it_was_given(tmp_path: Path) -> None:
@@ -244,7 +221,7 @@ def test_victoria_metrics_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert [by_id[f"meter_{number}"][0]["meter_name"] for number in range(len(NAMES))] == NAMES
     for number in range(len(NAMES)):
         _, unix_ms, value = by_id[f"meter_{number}"]
-        assert (unix_ms, value) == (BEGIN_MS, pytest.approx(0.1 + number))
+        assert (unix_ms, value) == (START_MS, pytest.approx(0.1 + number))
 
 
 def test_rollups_fit_beside_readings_in_influxd_1_6(tmp_path: Path) -> None:
@@ -261,4 +238,4 @@ def test_rollups_fit_beside_readings_in_influxd_1_6(tmp_path: Path) -> None:
         rows = {row["resolution"]: row for row in server.points("one")}
     assert rows.keys() == {None, "hourly", "daily"}
     assert rows["daily"]["samples"] == 720
-    assert rows["hourly"]["energy_delta_kwh"] == 1.5
+    assert rows["hourly"]["energy_delta_kwh"] == 1.4

@@ -6,8 +6,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge import render
 from edge.communication import ModbusCommunication
@@ -201,18 +199,6 @@ def test_success_and_failure_have_one_shape_each() -> None:
 def test_nan_is_never_sent() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         render.dump({"power": float("nan")})
-
-
-@given(st.integers(min_value=0, max_value=4_102_444_799_999))
-def test_timestamps_are_rfc_3339_in_utc_and_sort_like_the_times(unix_ms: int) -> None:
-    text = render.timestamp(unix_ms)
-    assert len(text) == len("1970-01-01T00:00:00.000Z")
-    assert text.endswith("Z")
-    assert render.timestamp(unix_ms + 1) > text
-
-
-def test_the_clock_may_start_in_1970() -> None:
-    assert render.timestamp(0) == "1970-01-01T00:00:00.000Z"
 
 
 def test_a_diagnosis_says_all_that_was_found_as_a_whole() -> None:

@@ -464,7 +464,7 @@ def test_a_broker_that_restarts_and_forgot_all_is_told_all(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uplink, "SETTLED_S", 0.3)
-    caplog.set_level(logging.INFO, "EnergyMeterManager")
+    caplog.set_level(logging.INFO, "Uplink")
     mosquitto = site.start()
     sink = site.sink()
     snapshot = a_snapshot(online(METER), online(OTHER))
@@ -612,7 +612,7 @@ def test_what_was_refused_is_tried_again_until_it_is_allowed(
 ) -> None:
     monkeypatch.setattr(uplink, "RETRY_REFUSED_S", 0.3)
     monkeypatch.setattr(uplink, "SETTLED_S", 0.3)
-    caplog.set_level(logging.INFO, "EnergyMeterManager")
+    caplog.set_level(logging.INFO, "Uplink")
     options = acl(tmp_path, *WATCHER, "topic readwrite dlm/s/#")
     site.start(users=USERS, options=options)
     sink = site.sink(username="s", password="secret")

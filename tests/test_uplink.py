@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timezone
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -22,39 +23,33 @@ from edge.journal import Journal
 from edge.journal.history import History
 from edge.model import Reading
 from edge.place import Place
-from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
+from edge.record import Chunk, Resolution, Rollup
 from edge.settings import InfluxConfig, JournalConfig
-from edge.sinks import Rejected
+from edge.sinks import JournalSink, Rejected
 from edge.sinks.influx import InfluxSink
 from edge.uplink import Uplink
 from tests.building import FakeClock, a_meter, an_answer
 from tests.http_peer import Exchange, http_peer
 from tests.influx import Influxd
+from tests.journals import HOUR_MS, START_MS, a_rollup, a_series
 from tests.peers import wait_until
 
 BEGIN_MS = 1_790_000_000_000
 FOR_EVER = JournalConfig(raw_days=36_500, hourly_days=36_500, daily_days=36_500)
 
 
-def a_series(number: int = 1) -> Series:
-    return Series("home", f"meter_{number}", f"Meter {number}", "Cellar", "grid", "modbus", 15_000)
-
-
-def a_chunk(from_seq: int, count: int, meter: int = 1, step: int = 1) -> Chunk:
+def a_chunk(from_seq: int, count: int) -> Chunk:
     """Readings whose power is their number."""
-    seqs = range(from_seq, from_seq + count * step, step)
+    seqs = range(from_seq, from_seq + count)
     times = [BEGIN_MS + 5000 * seq for seq in seqs]
-    return Chunk(
-        a_series(meter), 1, seqs, times, {"power": [seq / 1 for seq in seqs]}, [False] * count
-    )
+    values = {"power": [seq / 1 for seq in seqs]}
+    return Chunk(a_series(), 1, seqs, times, values, [False] * count)
 
 
-def a_rollup(hour: int, resolution: Resolution = Resolution.HOURLY) -> Rollup:
-    start_ms = BEGIN_MS + hour * 3_600_000
-    return Rollup(
-        *(a_series(), resolution, start_ms, 3_600_000, 1.5, 1.0, 2.0),
-        *(1.5, EnergySource.COUNTER, 0.0, None, 720, 3_600_000),
-    )
+def an_hour_or_day(number: int) -> Rollup:
+    """A day each third time."""
+    resolution = Resolution.HOURLY if number % 3 else Resolution.DAILY
+    return a_rollup(START_MS + number * HOUR_MS, resolution)
 
 
 class MemoryJournal:
@@ -162,19 +157,25 @@ class ScriptedSink:
         return [value for what, batch in self.batches if what is Resolution.RAW for value in batch]
 
 
+def an_uplink(name: str, sink: JournalSink, journal: MemoryJournal, clock: Clock) -> Uplink:
+    """An uplink that takes the journal in memory for a real one."""
+    return Uplink(name, sink, cast(Journal, journal), clock, cast(Any, journal.reader))
+
+
 class Rig:
     """An uplink over a journal in memory. step: what its thread does, once, on this one."""
 
-    def __init__(self, place: Place | None = None) -> None:
+    def __init__(self, place: Place | None = None, batch_readings: int = 100) -> None:
         self.journal = MemoryJournal(place)
         self.sink = ScriptedSink()
+        self.sink.batch_readings = batch_readings
         self.clock = FakeClock()
         self.restart()
 
     def restart(self) -> None:
         """Begin anew with the place as it was written down. Nobody waits on a clock like this."""
         self.journal.waits = False
-        self.uplink = Uplink("influx", self.sink, self.journal, self.clock, self.journal.reader)
+        self.uplink = an_uplink("influx", self.sink, self.journal, self.clock)
         self.uplink._place = self.journal.place("influx")
         self.uplink._stopping.wait = lambda timeout=None: False  # type: ignore[method-assign]
 
@@ -307,10 +308,7 @@ def test_points_that_are_refused_for_good_stop_nothing(caplog: pytest.LogCapture
 
 def test_hours_and_days_go_where_they_belong_once() -> None:
     rig = Rig()
-    rig.journal.rolled = [
-        (change, a_rollup(change, Resolution.DAILY if change % 3 == 0 else Resolution.HOURLY))
-        for change in range(1, 251)
-    ]
+    rig.journal.rolled = [(change, an_hour_or_day(change)) for change in range(1, 251)]
     rig.run(30.0)
     counts = {
         resolution: sum(len(batch) for what, batch in rig.sink.batches if what is resolution)
@@ -318,14 +316,14 @@ def test_hours_and_days_go_where_they_belong_once() -> None:
     }
     assert counts == {Resolution.RAW: 0, Resolution.HOURLY: 167, Resolution.DAILY: 83}
     assert rig.journal.kept.change == 250
-    rig.journal.rolled.append((251, a_rollup(1)))
+    rig.journal.rolled.append((251, a_rollup()))
     rig.run(15.0)
     assert rig.journal.kept.change == 251
 
 
 def test_a_server_without_a_place_for_hours_gets_readings() -> None:
     rig = Rig(Place(live=301, gaps=((1, 301),)))
-    rig.journal.rolled = [(1, a_rollup(0))]
+    rig.journal.rolled = [(1, a_rollup())]
 
     def fault(resolution: Resolution, _points: Sequence[bytes]) -> None:
         if resolution is not Resolution.RAW:
@@ -352,9 +350,7 @@ def test_the_backlog_is_sent_no_faster_than_wanted() -> None:
 
 
 def test_pieces_of_the_backlog_shrink_where_they_take_long_and_grow_again() -> None:
-    rig = Rig(Place(live=200_001, gaps=((1, 200_001),)))
-    rig.sink.batch_readings = 5000
-    rig.uplink._piece = 5000
+    rig = Rig(Place(live=200_001, gaps=((1, 200_001),)), batch_readings=5000)
     per_point_s = 0.001
 
     def fault(_resolution: Resolution, points: Sequence[bytes]) -> None:
@@ -382,10 +378,9 @@ def test_what_the_journal_deleted_is_not_waited_for() -> None:
 
 def test_a_gap_is_sent_whole_in_pieces_of_any_size() -> None:
     for piece in (1, 7, 99, 100, 101, 1000):
-        rig = Rig(Place(live=2001, gaps=((1, 2001),)))
-        rig.uplink._piece = piece
+        rig = Rig(Place(live=2001, gaps=((1, 2001),)), batch_readings=piece)
         rig.journal.commit(*(a_chunk(first, 50) for first in range(1, 2001, 50)))
-        rig.run(5.0)
+        rig.run(120.0)
         assert rig.sink.readings == [float(seq) for seq in range(1, 2001)], piece
 
 
@@ -445,9 +440,7 @@ def test_what_a_person_has_to_do_is_said_once(caplog: pytest.LogCaptureFixture) 
 
 def started(name: str, url: str, journal: MemoryJournal, **settings: object) -> Uplink:
     config = InfluxConfig(url=url, **{"database": "charging_data", "timeout_s": 5.0, **settings})  # type: ignore[arg-type]  # as named there
-    uplink = Uplink(
-        name, InfluxSink(name, config, FOR_EVER, Clock()), journal, Clock(), journal.reader
-    )
+    uplink = an_uplink(name, InfluxSink(name, config, FOR_EVER, Clock()), journal, Clock())
     uplink.start()
     return uplink
 
@@ -500,7 +493,7 @@ def test_influxd_1_6_stopped_and_started_holds_what_the_journal_holds(tmp_path: 
 
 def test_a_stop_ends_the_thread_and_closes_the_sink() -> None:
     journal, sink = MemoryJournal(), ScriptedSink()
-    uplink = Uplink("influx", sink, journal, Clock(), journal.reader)
+    uplink = an_uplink("influx", sink, journal, Clock())
     uplink.start()
     journal.commit(a_chunk(1, 10))
     wait_until(lambda: uplink.state.sent == 10)

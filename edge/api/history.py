@@ -9,30 +9,25 @@ turn.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from edge import csvtable, render
 from edge.api import Request, Response
-from edge.errors import Fault, JournalError, RequestError
+from edge.api.question import DEFAULT_LIMIT, Question, parse_query
+from edge.errors import JournalError, RequestError
 from edge.journal.history import History
 from edge.journal.merge import cut
 from edge.model import QUANTITY_NAMES, Meter, Quality
 from edge.record import Chunk, Resolution, Rollup
 from edge.registry import meter_not_found
-from edge.structure import nearest, shown, unknown_keys
+from edge.times import timestamp
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
-DEFAULT_LIMIT = 1000
-MAX_LIMIT = 10_000
-"""Rows of one JSON page."""
 STREAMS = 3
 """Answers without an end in sight that are sent at a time."""
 ROWS_PER_PIECE = 250
@@ -42,33 +37,8 @@ _PAGE_WAIT_S = 5.0
 _REST = 0.5
 """Rest after each piece, as a share of the time that making it took."""
 _LONGEST_REST_S = 0.02
-_HOUR_MS = 3_600_000
-_SPAN_MS = {
-    Resolution.RAW: 24 * _HOUR_MS,
-    Resolution.HOURLY: 31 * 24 * _HOUR_MS,
-    Resolution.DAILY: 366 * 24 * _HOUR_MS,
-}
-"""How far back an answer goes when the request does not say."""
-_KEYS = ("from", "to", "resolution", "limit", "cursor")
-_CURSOR = re.compile(r"(-?\d{1,15})(?:-(\d{1,18}))?")
 
-_log = logging.getLogger("edge.api")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A checked request.
-
-    limit: the most rows, None for all. after: (unix_ms, seq) of the last row that the client has;
-    of hours and days, the seq is 0.
-    """
-
-    resolution: Resolution
-    from_ms: int
-    to_ms: int
-    limit: int | None
-    after: tuple[int, int] | None
-    as_csv: bool
+log = logging.getLogger("edge.api")
 
 
 class HistoryAnswers:
@@ -135,7 +105,7 @@ class HistoryAnswers:
                 yield history
             finally:
                 if history.damaged:
-                    _log.warning("%d damaged parts of the history were left out", history.damaged)
+                    log.warning("%d damaged parts of the history were left out", history.damaged)
 
 
 class _Begun:
@@ -156,69 +126,6 @@ class _Begun:
 
     def close(self) -> None:
         self._pieces.close()
-
-
-# --- The query -----------------------------------------------------------------------------------
-
-
-def parse_query(request: Request, now_ms: int) -> Question:
-    """Check what is asked for. Raises RequestError 400 with all faults at once."""
-    query = {name: value for name, value in request.query.items() if value}
-    faults = list(unknown_keys([name for name in request.query if name not in _KEYS], _KEYS))
-    as_csv = "text/csv" in request.headers.get("accept", "").lower()
-    resolution = _parsed(query, "resolution", faults, _resolution) or Resolution.RAW
-    to_ms = _parsed(query, "to", faults, csvtable.parse_time)
-    from_ms = _parsed(query, "from", faults, csvtable.parse_time)
-    limit = _parsed(query, "limit", faults, lambda text: _limit(text, as_csv))
-    after = _parsed(query, "cursor", faults, lambda text: _cursor(text, resolution))
-    if to_ms is None:
-        to_ms = now_ms + 1
-    if from_ms is None:
-        from_ms = to_ms - _SPAN_MS[resolution]
-    if from_ms > to_ms and not faults:
-        faults.append(Fault("from", "must not be later than 'to'"))
-    if faults:
-        raise RequestError(
-            400, "VALIDATION_ERROR", "The query has faults; correct what `details` lists.", faults
-        )
-    if limit is None and not as_csv:
-        limit = DEFAULT_LIMIT
-    return Question(resolution, from_ms, to_ms, limit, after, as_csv)
-
-
-def _parsed(
-    query: Mapping[str, str], name: str, faults: list[Fault], parse: Callable[[str], Any]
-) -> Any:
-    if name in query:
-        try:
-            return parse(query[name])
-        except ValueError as error:
-            faults.append(Fault(name, str(error)))
-    return None
-
-
-def _resolution(text: str) -> Resolution:
-    with suppress(ValueError):
-        return Resolution(text)
-    words = [resolution.value for resolution in Resolution]
-    raise ValueError(f"must be {' | '.join(words)}, not {shown(text)}{nearest(text, words)}")
-
-
-def _limit(text: str, as_csv: bool) -> int:
-    most = 10**9 if as_csv else MAX_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) < 12 and 1 <= int(text) <= most):
-        raise ValueError(f"must be a whole number from 1 to {most:,}, not {shown(text)}")
-    return int(text)
-
-
-def _cursor(text: str, resolution: Resolution) -> tuple[int, int]:
-    match = _CURSOR.fullmatch(text)
-    if match is None or (match[2] is not None) != (resolution is Resolution.RAW):
-        raise ValueError(
-            "must be the `next` of an answer in the same resolution, as it was given, not "
-            f"{shown(text)}"
-        )
-    return int(match[1]), int(match[2] or 0)
 
 
 # --- The answer ----------------------------------------------------------------------------------
@@ -324,7 +231,7 @@ def _readings(chunk: Chunk, meter: Meter | None) -> list[render.Json]:
     values = zip(*columns.values(), strict=True)
     return [
         {
-            "timestamp": csvtable.timestamp(unix_ms),
+            "timestamp": timestamp(unix_ms),
             **dict(zip(columns, row, strict=True)),
             "quality": (Quality.SUSPECT if suspect else Quality.GOOD).value,
         }
@@ -334,8 +241,8 @@ def _readings(chunk: Chunk, meter: Meter | None) -> list[render.Json]:
 
 def _rollup(rollup: Rollup) -> render.Json:
     return {
-        "start": csvtable.timestamp(rollup.start_ms),
-        "end": csvtable.timestamp(rollup.start_ms + rollup.length_ms),
+        "start": timestamp(rollup.start_ms),
+        "end": timestamp(rollup.start_ms + rollup.length_ms),
         "meanPower": rollup.mean_kw,
         "minPower": rollup.min_kw,
         "maxPower": rollup.max_kw,

@@ -30,6 +30,7 @@ from edge.journal.schema import FILE_NAME
 from edge.lineprotocol import point_of_rollup, points_of_chunk
 from edge.record import Chunk, Resolution, Rollup
 from edge.settings import Config
+from edge.times import parse_time
 
 _EXAMPLES = """examples:
   dlm-edge export --output all.csv
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
 def _time(text: str) -> int:
     try:
-        return csvtable.parse_time(text)
+        return parse_time(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -230,7 +231,7 @@ class _Service:
                 if wanted.as_points:
                     yield from _point_pieces([header, *some])
                 else:
-                    last_ms = csvtable.parse_time(some[-1].partition(",")[0])
+                    last_ms = parse_time(some[-1].partition(",")[0])
                     yield _Piece("".join(some), len(some), last_ms)
 
     @contextmanager

@@ -12,13 +12,14 @@ from itertools import chain
 from pathlib import Path
 
 from edge import csvtable, lineparse
-from edge.csvtable import HOUR_MS, Record
+from edge.csvtable import Record
 from edge.errors import Fault, Faulty, JournalError
 from edge.journal.offline import add_to, is_in_use
 from edge.journal.schema import FILE_NAME
 from edge.lineprotocol import MEASUREMENT
 from edge.record import Chunk, Rollup, Series
 from edge.settings import Config
+from edge.times import HOUR_MS
 
 _CHUNK_READINGS = 4000
 _SHOWN_FAULTS = 5

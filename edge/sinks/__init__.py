@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from edge.clock import Clock
 from edge.model import Snapshot
 from edge.record import Resolution, SinkState
-from edge.settings import SINK_KINDS, Config
+from edge.settings import SINK_KINDS, Config, SinkConfig
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,30 @@ SINKS = {
 """Kind → its class, imported when the first sink of that kind is made."""
 
 
-def kind_of(section: Any) -> str:
-    """Give the kind that a section of the configuration is of."""
-    return next(kind for kind, cls in SINK_KINDS.items() if isinstance(section, cls))
+def is_live(section: SinkConfig) -> bool:
+    """Whether a section of the configuration is of a kind that shows how things are now."""
+    return _class_of(section).is_live
 
 
-def make_sink(name: str, clock: Clock, config: Config) -> JournalSink | LiveSink:
-    """Make the sink of `[sinks.<name>]`; connects to nothing."""
-    section = config.sinks[name]
-    found = SINKS[kind_of(section)]
-    module, _, cls = found.path.partition(":")
-    made: JournalSink | LiveSink = getattr(import_module(module), cls)(
-        name, section, *found.settings(config, section), clock
-    )
+def make_journal_sink(name: str, clock: Clock, config: Config) -> JournalSink:
+    """Make the sink of `[sinks.<name>]`, which is not live; connects to nothing."""
+    made: JournalSink = _made(name, clock, config)
     return made
+
+
+def make_live_sink(name: str, clock: Clock, config: Config) -> LiveSink:
+    """Make the sink of `[sinks.<name>]`, which is live; connects to nothing."""
+    made: LiveSink = _made(name, clock, config)
+    return made
+
+
+def _made(name: str, clock: Clock, config: Config) -> Any:
+    section = config.sinks[name]
+    found = _class_of(section)
+    module, _, cls = found.path.partition(":")
+    settings = found.settings(config, section)
+    return getattr(import_module(module), cls)(name, section, *settings, clock)
+
+
+def _class_of(section: SinkConfig) -> SinkClass:
+    return next(SINKS[kind] for kind, cls in SINK_KINDS.items() if isinstance(section, cls))

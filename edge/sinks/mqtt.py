@@ -51,7 +51,7 @@ RETRY_REFUSED_S = 60.0
 """How often all is published again while the broker refuses some of it."""
 GOODBYE_S = 2.0
 
-log = logging.getLogger("EnergyMeterManager")
+log = logging.getLogger("Uplink")
 
 
 class MqttSink:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from itertools import islice
-from types import TracebackType
 
 import urllib3
 
@@ -65,12 +64,7 @@ class Influx:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def create(self, database: str) -> None:

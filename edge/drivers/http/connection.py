@@ -48,6 +48,7 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from edge.communication import HttpEndpoint
+from edge.drivers.credentials import tls_context
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
 
 MOST_BYTES = 1024 * 1024
@@ -346,14 +347,12 @@ def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
                 "of a file with certificates in PEM form.",
                 Cause.TLS,
             )
-        context = ssl.create_default_context(cafile=endpoint.ca_file)
+        context = tls_context(endpoint.ca_file)
     except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
         raise LineError(
             "caFile cannot be read as certificates in PEM form; check the path and the file.",
             Cause.TLS,
         ) from exc
-    # What a device made for itself is seldom all that RFC 5280 wants; Python 3.13 would insist.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.sslsocket_class = _TlsSocket
     return context
 
@@ -361,7 +360,7 @@ def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
 @lru_cache(maxsize=2)
 def _shared_context(verify: bool) -> ssl.SSLContext:
     """One for all lines: the system's authorities are half a megabyte."""
-    context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = tls_context(None) if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

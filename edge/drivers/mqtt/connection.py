@@ -13,7 +13,6 @@ import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from paho.mqtt import client as mqtt
@@ -23,13 +22,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.clock import Clock
-from edge.drivers.mqtt.wire import (
-    MAX_PACKET_BYTES,
-    PacketTooLongError,
-    Wire,
-    connect,
-    tls_error,
-)
+from edge.drivers.credentials import UnreadableError, read_secret
+from edge.drivers.mqtt import failures
+from edge.drivers.mqtt.failures import OtherVersionError, Reason
+from edge.drivers.mqtt.wire import MAX_PACKET_BYTES, PacketTooLongError, Wire, connect
 from edge.errors import Cause, LineError, Refused
 from edge.settings import BrokerConfig
 
@@ -53,11 +49,6 @@ _READ_S = 0.03
 _PUNCTUAL_S = 1.0
 """How late a busy machine may wake the thread that waits."""
 
-# Reason codes of CONNACK and DISCONNECT, MQTT 5.0, section 2.4; paho gives those of 3.1.1 as these.
-_UNSUPPORTED_PROTOCOL_VERSION = 0x84
-_TAKEN_OVER = 0x8E
-_NOT_AUTHORISED = {0x86, 0x87, 0x8A, 0x8C}
-
 Deliver = Callable[[str, bytes, bool], None]
 """Takes topic, payload and whether the broker had retained it; must be quick and never raise."""
 
@@ -67,10 +58,6 @@ class Will(NamedTuple):
 
     topic: str
     payload: bytes
-
-
-class OtherVersionError(LineError):
-    """The broker does not speak this version of MQTT, or hung up when it was greeted so."""
 
 
 class _Client(mqtt.Client):
@@ -149,11 +136,7 @@ class Connection:
                 self._wait(left_s)
                 self._client.loop_read()
             else:
-                self._end = LineError(
-                    f"{self._where} takes the connection but does not answer as an MQTT broker; "
-                    f"check the port{'' if self._broker.tls else ', and whether it needs tls'}.",
-                    Cause.SILENT,
-                )
+                self._end = failures.no_answer(self._where, tls=self._broker.tls)
         if self._end is not None:
             self.close()
             raise self._end
@@ -247,75 +230,48 @@ class Connection:
     def _on_connect(
         self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
-        if not reason.is_failure:
-            self._accepted = True
-            most = getattr(properties, "ReceiveMaximum", MOST_UNCONFIRMED)
-            self.most_unconfirmed = min(MOST_UNCONFIRMED, most)
-        elif reason.value == _UNSUPPORTED_PROTOCOL_VERSION:
-            self._end = OtherVersionError(
-                f"The broker {self._where} speaks neither MQTT 5 nor 3.1.1; update it."
-            )
-        elif reason.value in _NOT_AUTHORISED:
-            self._end = LineError(
-                f"The broker {self._where} refused the login ({_words(reason)}); check username "
-                "and password in its settings, and what the broker allows them.",
-                Cause.NOT_AUTHORISED,
-            )
-        else:
-            self._end = LineError(
-                f"The broker {self._where} refused the connection ({_words(reason)}); see its log.",
-                Cause.CONNECTION_REFUSED,
-            )
+        if reason.is_failure:
+            self._end = failures.not_accepted(self._where, _reason(reason))
+            return
+        self._accepted = True
+        most = getattr(properties, "ReceiveMaximum", MOST_UNCONFIRMED)
+        self.most_unconfirmed = min(MOST_UNCONFIRMED, most)
 
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if self._end is None:
-            self._end = self._loss(flags.is_disconnect_packet_from_server, reason)
+            told = flags.is_disconnect_packet_from_server
+            self._end = self._loss(_reason(reason) if told else None)
 
-    def _loss(self, told: bool, reason: ReasonCode) -> LineError:
+    def _loss(self, reason: Reason | None) -> LineError:
+        """Say why it ended. reason: what the broker gave for it."""
         error = self._wire.error
         if isinstance(error, PacketTooLongError):
-            return LineError(
-                f"The broker {self._where} sent more than {MAX_PACKET_BYTES // 1024} KiB in one "
-                "message; find who publishes that on a meter's topic.",
-                Cause.UNREADABLE,
+            return failures.too_long(self._where, MAX_PACKET_BYTES)
+        if self._accepted:
+            return failures.lost(
+                self._where, reason, self._client_id, id_is_fixed=self._id_is_fixed
             )
-        if isinstance(error, ssl.SSLError) and not self._accepted:
-            return tls_error(self._where, error)
-        if not self._accepted:
-            wish = "wants a client certificate" if self._broker.tls else "needs tls"
-            return OtherVersionError(
-                f"{self._where} hung up when it was greeted; check that it is an MQTT broker, and "
-                f"whether it {wish}.",
-                Cause.CONNECTION_LOST,
-            )
-        if told and reason.value == _TAKEN_OVER:
-            return LineError(
-                f"Another client took over the connection to {self._where} with the same client id "
-                f"{self._client_id}; give each its own client_id, and each site its own site.id.",
-                Cause.CONNECTION_LOST,
-            )
-        words = f" ({_words(reason)})" if told else ""
-        other = f", and that no other has the client id {self._client_id}"
-        return LineError(
-            f"The connection to the broker {self._where} was lost{words}; check that it runs"
-            f"{other if self._id_is_fixed else ''}.",
-            Cause.CONNECTION_LOST,
-        )
+        if isinstance(error, ssl.SSLError):
+            return failures.tls_failed(self._where, error)
+        return failures.hung_up(self._where, tls=self._broker.tls)
 
     def _on_subscribe(
         self, client: Any, userdata: Any, mid: int, reasons: Sequence[ReasonCode], properties: Any
     ) -> None:
         for topic, reason in zip(self._asked.pop(mid, ()), reasons, strict=False):
-            self._answered[topic] = _refusal(topic, reason) if reason.is_failure else None
+            self._answered[topic] = (
+                failures.not_subscribed(topic, _reason(reason)) if reason.is_failure else None
+            )
 
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any
     ) -> None:
         topic = self._published.pop(mid, None)
         if topic is not None:
-            refusal = _publish_refusal(topic, reason) if reason.is_failure else None
+            refused = reason.is_failure
+            refusal = failures.not_published(topic, _reason(reason)) if refused else None
             self._confirmed.append((topic, refusal))
 
     def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
@@ -369,14 +325,9 @@ def _password(broker: BrokerConfig) -> str | None:
     if broker.password_file is None:
         return broker.password
     try:
-        return Path(broker.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        words = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-        raise LineError(
-            f"password_file {broker.password_file} cannot be read ({words}); give a text file that "
-            "this user may read.",
-            Cause.NOT_AUTHORISED,
-        ) from exc
+        return read_secret(broker.password_file, "password_file")
+    except UnreadableError as exc:
+        raise LineError(str(exc), Cause.NOT_AUTHORISED) from exc
 
 
 def _batch(items: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -390,23 +341,5 @@ def _batch(items: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
     return batch
 
 
-def _refusal(topic: str, reason: ReasonCode) -> Refused:
-    return Refused(
-        reason.value,
-        f"The broker does not let us hear topic {topic} ({_words(reason)}); allow this user to "
-        "read it in the broker's access list.",
-        Cause.NOT_AUTHORISED,
-    )
-
-
-def _publish_refusal(topic: str, reason: ReasonCode) -> Refused:
-    return Refused(
-        reason.value,
-        f"The broker does not take what is published on {topic} ({_words(reason)}); allow this "
-        "user to write there in the broker's access list.",
-        Cause.NOT_AUTHORISED,
-    )
-
-
-def _words(reason: ReasonCode) -> str:
-    return str(reason).lower()
+def _reason(given: ReasonCode) -> Reason:
+    return Reason(given.value, str(given).lower())

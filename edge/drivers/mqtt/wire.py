@@ -12,7 +12,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from edge.errors import Cause, LineError
+from edge.drivers.credentials import tls_context
+from edge.drivers.mqtt.failures import not_connected, tls_failed, unusable_file
 
 if TYPE_CHECKING:
     from edge.settings import BrokerConfig
@@ -90,7 +91,7 @@ def connect(broker: BrokerConfig, port: int, timeout_s: float) -> Wire:
     try:
         sock = socket.create_connection((broker.host, port), timeout_s)
     except (OSError, UnicodeError) as exc:  # a name that cannot be one is no OSError
-        raise _not_connected(broker.host, where, exc) from exc
+        raise not_connected(broker.host, where, exc) from exc
     # Or else each batch of messages would wait for the broker's delayed acknowledgement (Nagle).
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None:
@@ -99,79 +100,19 @@ def connect(broker: BrokerConfig, port: int, timeout_s: float) -> Wire:
         return Wire(context.wrap_socket(sock, server_hostname=broker.host))
     except (OSError, ValueError) as exc:
         sock.close()
-        raise tls_error(where, exc) from exc
-
-
-def _not_connected(host: str, where: str, exc: Exception) -> LineError:
-    if isinstance(exc, (socket.gaierror, UnicodeError)):
-        return LineError(
-            f"The broker's name {host} is not known; check host in the broker's settings, or give "
-            "its IP address.",
-            Cause.NAME_NOT_RESOLVED,
-        )
-    if isinstance(exc, ConnectionRefusedError):
-        return LineError(
-            f"Nothing listens at {where}; check that the broker runs, and its port.",
-            Cause.CONNECTION_REFUSED,
-        )
-    if isinstance(exc, OSError) and exc.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return LineError(
-            f"There is no way to {where}; check the network's cable, address and router.",
-            Cause.NO_ROUTE,
-        )
-    if isinstance(exc, TimeoutError):
-        return LineError(
-            f"Nothing answers at {where}; check the broker's address, that it is switched on, and "
-            "that no firewall is between.",
-            Cause.NOT_REACHED,
-        )
-    words = exc.strerror if isinstance(exc, OSError) else str(exc)
-    return LineError(f"{where} cannot be reached ({words}); check host and port.")
+        raise tls_failed(where, exc) from exc
 
 
 def _tls_context(broker: BrokerConfig) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=broker.ca_file)
+        context = tls_context(broker.ca_file)
     except OSError as exc:
-        raise _unusable_file("ca_file", broker.ca_file, exc) from exc
-    if broker.ca_file is not None:
-        # Python 3.13 began to want extensions that authorities made by hand often lack.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        raise unusable_file("ca_file", broker.ca_file, exc) from exc
     if broker.cert_file is not None:
         try:
             # Without the empty password a key that is encrypted would ask for one on the terminal.
             context.load_cert_chain(broker.cert_file, broker.key_file, password="")
         except OSError as exc:
             files = " or ".join(filter(None, (broker.cert_file, broker.key_file)))
-            raise _unusable_file("cert_file and key_file", files, exc) from exc
+            raise unusable_file("cert_file and key_file", files, exc) from exc
     return context
-
-
-def _unusable_file(key: str, path: str | None, exc: OSError) -> LineError:
-    words = exc.strerror if not isinstance(exc, ssl.SSLError) else exc.reason or exc.strerror
-    return LineError(
-        f"{key}: {path} cannot be used ({words}); give PEM files that this user may read, the key "
-        "without a password.",
-        Cause.TLS,
-    )
-
-
-def tls_error(where: str, exc: Exception) -> LineError:
-    """Say what a failure of TLS means."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return LineError(
-            f"The certificate of {where} cannot be trusted ({exc.verify_message.rstrip('.')}); set "
-            "ca_file to its authority's certificate, and host to a name that it is made out for.",
-            Cause.TLS,
-        )
-    if isinstance(exc, ssl.SSLError) and "CERTIFICATE" in (exc.reason or ""):
-        return LineError(
-            f"{where} wants another client certificate ({exc.reason}); set cert_file and key_file "
-            "to ones that it accepts.",
-            Cause.TLS,
-        )
-    return LineError(
-        f"{where} does not speak TLS with us; check that port is the broker's TLS port, or set "
-        "tls = false.",
-        Cause.TLS,
-    )

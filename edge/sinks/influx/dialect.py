@@ -16,10 +16,10 @@ import re
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from edge.drivers.credentials import UnreadableError, read_secret
 from edge.errors import SinkForbidden
 from edge.record import Resolution
 from edge.settings import InfluxConfig, JournalConfig
@@ -226,12 +226,9 @@ def _secret(text: str | None, file: str | None, key: str) -> str | None:
     if file is None:
         return text
     try:
-        return Path(file).read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        words = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-        raise SinkForbidden(
-            f"{key} {file} cannot be read ({words}); give a text file that this user may read."
-        ) from exc
+        return read_secret(file, key)
+    except UnreadableError as exc:
+        raise SinkForbidden(str(exc)) from exc
 
 
 def _query(statement: str) -> str:

@@ -25,6 +25,7 @@ from urllib3.exceptions import (
 from urllib3.util import Url, parse_url
 
 from edge import __version__
+from edge.drivers.credentials import tls_context
 from edge.errors import SinkForbidden, SinkRetry
 from edge.settings import InfluxConfig
 
@@ -172,11 +173,8 @@ def _parsed(url: str) -> Url:
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        return tls_context(ca_file)
     except OSError as exc:  # ssl.SSLError is one
         raise SinkForbidden(
             "ca_file cannot be read as certificates in PEM form; check the path and the file."
         ) from exc
-    # What a site made for itself is seldom all that RFC 5280 wants; Python 3.13 would insist.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
