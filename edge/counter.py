@@ -24,15 +24,22 @@ all behind it wait. A possible rise is a glitch too if the next two readings are
 Between readings of two eras the wall clock counts when the system was started anew in between (a
 power cut), if it is later by a year at most: a clock that was not set says 1970 or 2000. Within one
 boot it was the clock that jumped, and how much time passed is unknown.
+
+Nearly all readings are a *usual* one: the value stands, or has risen by what is possible. Those are
+found for a whole column at once by functions that loop in C, and passed over without looking at
+each; what is left is judged one by one.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
+from itertools import compress, repeat
+from operator import gt, le, mul, ne, not_, sub
 
 MARGIN = 1.2
 """A meter may for long measure more than it is rated for, and its clock is not ours."""
@@ -104,20 +111,27 @@ class Limits:
     boots: Mapping[int, str] = field(default_factory=dict)
 
 
-Flow = tuple[int, int, float]
-"""Energy between two readings that follow one another: from and to, unix ms, and kWh."""
+@dataclass(frozen=True)
+class Rise:
+    """A stretch in which a counter only rose: when it was read, and what it showed then, kWh.
+
+    Two readings or more; times increase strictly. What the values differ by flowed in between.
+    """
+
+    unix_ms: Sequence[int]
+    kwh: Sequence[float]
 
 
 @dataclass(frozen=True)
 class Trace:
     """What a counter tells.
 
-    flows: each ends later than it begins; they do not overlap within an era, and where it is not
-    known what flowed there is none. decided_ms: time of the last reading that is judged. pending:
-    a jump behind it waits for the readings that decide it.
+    rises: they do not overlap within an era, and where it is not known what flowed there is none.
+    decided_ms: time of the last reading that is judged. pending: a jump behind it waits for the
+    readings that decide it.
     """
 
-    flows: Sequence[Flow]
+    rises: Sequence[Rise]
     corrections: Sequence[Correction]
     decided_ms: int
     pending: bool
@@ -138,7 +152,7 @@ def trace(
     """
     walk = _Walk(quantity, unix_ms, kwh, eras, limits)
     walk.run()
-    return Trace(walk.flows, walk.corrections, walk.read_ms, walk.pending)
+    return Trace(walk.rises, walk.corrections, walk.read_ms, walk.pending)
 
 
 def _resolution(one_kwh: float, other_kwh: float) -> float:
@@ -156,8 +170,9 @@ def _resolution(one_kwh: float, other_kwh: float) -> float:
 class _Walk:
     """A baseline on its way through the readings.
 
-    read_ms, era: of the last reading that is believed. value: the baseline, which a step back
-    within rounding leaves. moved_ms: when it was reached. loan: kWh beyond what was possible, ≥ 0.
+    read: index of the last reading that is believed; read_ms, era: its own. value: the baseline,
+    which a step back within rounding leaves. moved_ms: when it was reached. loan: kWh beyond what
+    was possible, ≥ 0.
     """
 
     def __init__(
@@ -175,28 +190,78 @@ class _Walk:
         self._limits = limits
         self._rate = limits.max_kw * MARGIN / _MS_PER_H  # kWh per ms
         self._loan = 0.0
-        self.flows: list[Flow] = []
+        self.rises: list[Rise] = []
         self.corrections: list[Correction] = []
         self.pending = False
         self.read_ms: int
         self._begin_at(0)
+        self._moves, self._doubtful = self._survey()
 
     def run(self) -> None:
-        """Go through all readings. What is usual is told here, since there are many of it."""
+        """Go through all readings."""
         unix_ms, kwh, eras = self._unix_ms, self._kwh, self._eras
         index = 1
         while index < len(kwh) and not self.pending:
-            now_ms, value = unix_ms[index], kwh[index]
-            if eras[index] != self._era or now_ms <= self.read_ms:
+            usual_to = self._usual_from(index)
+            if usual_to > index:
+                index = self._pass(index, usual_to)
+            elif eras[index] != self._era or unix_ms[index] <= self.read_ms:
                 index = self._change_era(index)
-            elif value == self._value:
-                self.flows.append((self.read_ms, now_ms, 0.0))
-                self.read_ms = now_ms
-                index += 1
-            elif 0 < value - self._value <= self._possible(index) and not self._falls_after(index):
-                index = self._count(index, value - self._value)
+            elif kwh[index] == self._value:
+                index = self._count(index, 0.0)
             else:
                 index = self._judge(index)
+
+    def _survey(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Find where the value changes, and the readings that may be other than usual; indexes.
+
+        The latter are those that begin an era or do not come later, and those that rise by more
+        than is possible since the last change, or fall, or come before a fall.
+        """
+        unix_ms, kwh, eras = self._unix_ms, self._kwh, self._eras
+        indexes = range(1, len(kwh))
+        changes = list(map(sub, kwh[1:], kwh))
+        moves = list(compress(indexes, changes))
+        moved_ms = list(compress(unix_ms[1:], changes))
+        steps = list(compress(changes, changes))
+        elapsed_ms = map(sub, moved_ms, [unix_ms[0], *moved_ms])
+        usual = map(le, steps, map(mul, elapsed_ms, repeat(self._rate)))
+        falls = list(compress(moves, map(gt, repeat(0.0), steps)))
+        doubtful = {
+            *compress(indexes, map(ne, eras[1:], eras)),
+            *compress(indexes, map(le, unix_ms[1:], unix_ms)),
+            *compress(moves, map(not_, usual)),  # what is not a number is not usual either
+            *falls,
+            *(index - 1 for index in falls),
+        }
+        return moves, sorted(doubtful)
+
+    def _usual_from(self, index: int) -> int:
+        """Give the index up to which all readings from one on are usual; this one if it is not."""
+        if self._read != index - 1 or self._kwh[index - 1] != self._value:
+            return index
+        place = bisect_left(self._doubtful, index)
+        end = self._doubtful[place] if place < len(self._doubtful) else len(self._kwh)
+        place = bisect_left(self._moves, index)
+        # The survey does not know since when the first change is waited for.
+        if place < len(self._moves) and self._moves[place] < end:
+            move = self._moves[place]
+            if not self._kwh[move] - self._value <= self._possible(move):
+                return move
+        return end
+
+    def _pass(self, index: int, end: int) -> int:
+        """Believe usual readings, from an index to before another one, and give that."""
+        self.rises.append(Rise(self._unix_ms[index - 1 : end], self._kwh[index - 1 : end]))
+        place = bisect_left(self._moves, end) - 1
+        if place >= 0 and self._moves[place] >= index:
+            move = self._moves[place]
+            self._loan = 0.0
+            self._moved_ms = self._unix_ms[move]
+            self._value = self._kwh[move]
+        self._read = end - 1
+        self.read_ms = self._unix_ms[end - 1]
+        return end
 
     def _change_era(self, index: int) -> int:
         if self._elapses(self._era, self.read_ms, index):
@@ -260,16 +325,18 @@ class _Walk:
     def _count(self, index: int, kwh: float, *, restart: bool = False) -> int:
         """Believe a reading; gives the next index. restart: its value is not above the last."""
         now_ms = self._unix_ms[index]
-        self.flows.append((self.read_ms, now_ms, max(0.0, kwh)))
+        self.rises.append(Rise((self.read_ms, now_ms), (0.0, max(0.0, kwh))))
         if kwh > 0 or restart:
             self._loan = max(0.0, kwh - self._possible(index))
             self._moved_ms = now_ms
             self._value = self._kwh[index]
+        self._read = index
         self.read_ms = now_ms
         self._era = self._eras[index]
         return index + 1
 
     def _begin_at(self, index: int) -> None:
+        self._read = index
         self._value = self._kwh[index]
         self._era = self._eras[index]
         self.read_ms = self._moved_ms = self._unix_ms[index]

@@ -17,13 +17,15 @@ clocks are put forward or back by half an hour (Lord Howe Island) there are hour
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
-from itertools import chain, compress
+from itertools import chain, compress, pairwise, repeat
 from math import fsum
+from operator import gt, is_not, mul, sub
 
-from edge.counter import Correction, Limits, Trace, trace
+from edge.counter import Correction, Limits, Rise, Trace, trace
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 
 _HOUR_MS = 3_600_000
@@ -107,16 +109,16 @@ def hourly(
     if series is None:
         return Hour(None, (), pending=False)
     end_ms = start_ms + length_ms
-    readings = _Columns.of([*before, *inside, *after])
+    chunks = [chunk for chunk in (*before, *inside, *after) if len(chunk)]
     max_kw = fallback_max_kw if series.max_power_kw is None else series.max_power_kw
     limits = Limits(max_kw, series.counter_kwh, boots)
-    counter = readings.trace("energy", limits)
-    export = readings.trace("energyExport", limits)
+    counter = _trace("energy", chunks, limits)
+    export = _trace("energyExport", chunks, limits)
     traces = [one for one in (counter, export) if one is not None]
     corrections = [one for each in traces for one in each.corrections]
-    decided_ms = min((one.decided_ms for one in traces), default=readings.unix_ms[-1])
+    decided_ms = min((one.decided_ms for one in traces), default=chunks[-1].unix_ms[-1])
     return Hour(
-        _rollup(series, start_ms, end_ms, readings, counter, export),
+        _rollup(series, start_ms, end_ms, chunks, counter, export),
         [one for one in corrections if start_ms <= one.unix_ms < end_ms],
         pending=decided_ms < end_ms,
     )
@@ -126,11 +128,11 @@ def _rollup(
     series: Series,
     start_ms: int,
     end_ms: int,
-    readings: _Columns,
+    chunks: Sequence[Chunk],
     counter: Trace | None,
     export: Trace | None,
 ) -> Rollup | None:
-    power = _power_between(start_ms, end_ms, readings)
+    power = _power_between(start_ms, end_ms, chunks)
     energy_kwh, interpolated_kwh = _energy_between(start_ms, end_ms, counter, series)
     source = None if energy_kwh is None else EnergySource.COUNTER
     if counter is None and power.weight_ms:
@@ -198,40 +200,17 @@ def _series_of(
     return next((chunk.series for chunk in nearest if len(chunk)), None)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Readings of several chunks, joined; all columns are of one length. good: not suspect."""
+def _good(quantity: str, chunk: Chunk) -> Sequence[float | None]:
+    """Give a column of a chunk; None where a reading had no such value or is suspect."""
+    if quantity not in chunk.values:
+        return [None] * len(chunk)
+    column = chunk.values[quantity]
+    if not any(chunk.suspect):
+        return column
+    return [None if bad else value for value, bad in zip(column, chunk.suspect, strict=True)]
 
-    unix_ms: Sequence[int]
-    eras: Sequence[int]
-    good: Sequence[bool]
-    stale_after_ms: Sequence[int]
-    values: Mapping[str, Sequence[float | None]]
 
-    @classmethod
-    def of(cls, chunks: Sequence[Chunk]) -> _Columns:
-        def joined(quantity: str) -> list[float | None]:
-            absent: list[float | None] = [None]
-            columns = (chunk.values.get(quantity, absent * len(chunk)) for chunk in chunks)
-            return list(chain.from_iterable(columns))
-
-        return cls(
-            [unix_ms for chunk in chunks for unix_ms in chunk.unix_ms],
-            [era for chunk in chunks for era in [chunk.era] * len(chunk)],
-            [not suspect for chunk in chunks for suspect in chunk.suspect],
-            [ms for chunk in chunks for ms in [chunk.series.stale_after_ms] * len(chunk)],
-            {quantity: joined(quantity) for quantity in ("power", "energy", "energyExport")},
-        )
-
-    def trace(self, quantity: str, limits: Limits) -> Trace | None:
-        """Follow a counter through the good readings; None if there is no such counter."""
-        column = self.values[quantity]
-        usable = [good and kwh is not None for good, kwh in zip(self.good, column, strict=True)]
-        kwh = [kwh for kwh in compress(column, usable) if kwh is not None]
-        if not kwh:
-            return None
-        unix_ms = list(compress(self.unix_ms, usable))
-        return trace(quantity, unix_ms, kwh, list(compress(self.eras, usable)), limits)
+# --- Power ---
 
 
 @dataclass
@@ -239,9 +218,11 @@ class _Power:
     """Power in an hour. kw_ms: its integral over weight_ms, the covered time in which it is known.
 
     Times that two eras share (the clock was put back) are in weight_ms twice, as they passed
-    twice, and in covered_ms once. inside_kw: of the readings in the hour.
+    twice, and in covered_ms once: those before covered_to_ms are. inside_kw: of the readings in
+    the hour.
     """
 
+    covered_to_ms: int
     kw_ms: float = 0.0
     weight_ms: int = 0
     covered_ms: int = 0
@@ -249,55 +230,138 @@ class _Power:
     inside_kw: list[float] = field(default_factory=list)
 
 
-def _power_between(start_ms: int, end_ms: int, readings: _Columns) -> _Power:
-    power = _Power()
-    covered_to_ms = start_ms
-    next_ms = [*readings.unix_ms[1:], None]
-    next_era = [*readings.eras[1:], None]
-    for from_ms, until_ms, era, era_after, good, stale_after_ms, kw in zip(
-        readings.unix_ms,
-        next_ms,
-        readings.eras,
-        next_era,
-        readings.good,
-        readings.stale_after_ms,
-        readings.values["power"],
-        strict=True,
-    ):
-        to_ms = min(from_ms + stale_after_ms, end_ms)
-        if not good or from_ms >= end_ms or to_ms <= start_ms:
+@dataclass(frozen=True)
+class _Stretch:
+    """Readings of one era in order of time; columns of one length, at least 1.
+
+    until_ms: when the next reading came, or when the last one did if nobody knows how long it was
+    live. kw: None also where a reading is suspect.
+    """
+
+    unix_ms: Sequence[int]
+    until_ms: int
+    stale_after_ms: int
+    kw: Sequence[float | None]
+    suspect: Sequence[bool]
+
+    def within(self, start_ms: int, end_ms: int) -> slice:
+        """Give the readings between two times and the last one before them."""
+        first = max(0, bisect_left(self.unix_ms, start_ms) - 1)
+        return slice(first, bisect_left(self.unix_ms, end_ms))
+
+    def live_ms(self, start_ms: int, end_ms: int) -> list[int]:
+        """Give for how long each of these readings is live between the two times."""
+        some = self.within(start_ms, end_ms)
+        from_ms = self.unix_ms[some]
+        if not from_ms:
+            return []
+        until_ms = (*self.unix_ms[some.start + 1 : some.stop + 1], self.until_ms)
+        live_ms = list(map(sub, until_ms, from_ms))
+        if max(live_ms) > self.stale_after_ms:
+            live_ms = [min(live, self.stale_after_ms) for live in live_ms]
+        # As they are in order, only the first begins too early, and only the last ends too late.
+        live_ms[-1] = min(live_ms[-1], end_ms - from_ms[-1])
+        live_ms[0] = max(0, live_ms[0] - max(0, start_ms - from_ms[0]))
+        suspect = self.suspect[some]
+        if any(suspect):
+            live_ms = [0 if bad else live for live, bad in zip(live_ms, suspect, strict=True)]
+        return live_ms
+
+
+def _power_between(start_ms: int, end_ms: int, chunks: Sequence[Chunk]) -> _Power:
+    power = _Power(covered_to_ms=start_ms)
+    for stretch in _stretches(chunks):
+        live_ms = stretch.live_ms(start_ms, end_ms)
+        if not live_ms:
             continue
-        if from_ms >= start_ms:
-            power.samples += 1
-            if kw is not None:
-                power.inside_kw.append(kw)
-        if until_ms is not None:
-            to_ms = min(to_ms, until_ms) if era_after == era else from_ms
-        live_ms = to_ms - max(from_ms, start_ms)
-        if live_ms <= 0:
-            continue
-        power.covered_ms += max(0, to_ms - max(from_ms, covered_to_ms))
-        covered_to_ms = max(covered_to_ms, to_ms)
-        if kw is not None:
-            power.kw_ms += kw * live_ms
-            power.weight_ms += live_ms
+        some = stretch.within(start_ms, end_ms)
+        inside = slice(bisect_left(stretch.unix_ms, start_ms), some.stop)
+        power.samples += stretch.suspect[inside].count(False)
+        power.inside_kw += [kw for kw in stretch.kw[inside] if kw is not None]
+        column = stretch.kw[some]
+        known_kw = [kw for kw in column if kw is not None]
+        weights_ms = [ms for kw, ms in zip(column, live_ms, strict=True) if kw is not None]
+        power.kw_ms += sum(map(mul, known_kw, weights_ms))
+        power.weight_ms += sum(weights_ms)
+        if power.covered_to_ms > max(start_ms, stretch.unix_ms[some.start]):
+            power.covered_ms += sum(stretch.live_ms(power.covered_to_ms, end_ms))
+        else:
+            power.covered_ms += sum(live_ms)
+        latest = zip(reversed(stretch.unix_ms[some]), reversed(live_ms), strict=True)
+        ends_ms = (max(from_ms, start_ms) + live for from_ms, live in latest if live)
+        power.covered_to_ms = max(power.covered_to_ms, next(ends_ms, start_ms))
     return power
+
+
+def _stretches(chunks: Sequence[Chunk]) -> Iterator[_Stretch]:
+    """Cut readings where an era ends, and where their times go back."""
+    for chunk, following in zip(chunks, (*chunks[1:], None), strict=True):
+        times = list(chunk.unix_ms)
+        stale_after_ms = chunk.series.stale_after_ms
+        kw = _good("power", chunk)
+        until_ms = times[-1]
+        if following is None:
+            until_ms += stale_after_ms
+        elif following.era == chunk.era:
+            until_ms = max(until_ms, following.unix_ms[0])
+        cuts = [0, len(times)]
+        if times != sorted(times):
+            cuts[1:1] = compress(range(1, len(times)), map(gt, times, times[1:]))
+        for first, end in pairwise(cuts):
+            yield _Stretch(
+                times[first:end],
+                until_ms if end == len(times) else times[end - 1],
+                stale_after_ms,
+                kw[first:end],
+                chunk.suspect[first:end],
+            )
+
+
+# --- Energy ---
+
+
+def _trace(quantity: str, chunks: Iterable[Chunk], limits: Limits) -> Trace | None:
+    """Follow a counter through the good readings; None if there is no such counter."""
+    unix_ms: list[int] = []
+    kwh: list[float] = []
+    eras: list[int] = []
+    for chunk in chunks:
+        column = _good(quantity, chunk)
+        known = [value for value in column if value is not None]
+        kwh += known
+        if len(known) == len(chunk):
+            unix_ms += chunk.unix_ms
+        else:
+            unix_ms += compress(chunk.unix_ms, map(is_not, column, repeat(None)))
+        eras += [chunk.era] * len(known)
+    return trace(quantity, unix_ms, kwh, eras, limits) if kwh else None
 
 
 def _energy_between(
     start_ms: int, end_ms: int, counter: Trace | None, series: Series
 ) -> tuple[float | None, float]:
     """Give the energy in an hour, None if unknown, and how much of it lies in gaps; kWh."""
-    if counter is None:
-        return None, 0.0
-    shares = [
-        (
-            kwh * (min(to_ms, end_ms) - max(from_ms, start_ms)) / (to_ms - from_ms),
-            to_ms - from_ms > series.stale_after_ms,
-        )
-        for from_ms, to_ms, kwh in counter.flows
-        if from_ms < end_ms and to_ms > start_ms
-    ]
-    if not shares:
-        return None, 0.0
-    return fsum(kwh for kwh, _ in shares), fsum(kwh for kwh, is_gap in shares if is_gap)
+    parts_kwh: list[float] = []
+    gaps_kwh: list[float] = []
+    for rise in counter.rises if counter is not None else ():
+        times, kwh = rise.unix_ms, rise.kwh
+        if times[0] >= end_ms or times[-1] <= start_ms:
+            continue
+        first = max(0, bisect_right(times, start_ms) - 1)
+        last = min(len(times) - 1, bisect_left(times, end_ms)) - 1
+        parts_kwh.append(_flow_between(start_ms, end_ms, rise, first))
+        if last > first:
+            parts_kwh.append(kwh[last] - kwh[first + 1])
+            parts_kwh.append(_flow_between(start_ms, end_ms, rise, last))
+        elapsed_ms = list(map(sub, times[first + 1 : last + 2], times[first : last + 1]))
+        if max(elapsed_ms) > series.stale_after_ms:
+            gaps = (first + i for i, ms in enumerate(elapsed_ms) if ms > series.stale_after_ms)
+            gaps_kwh += (_flow_between(start_ms, end_ms, rise, gap) for gap in gaps)
+    return fsum(parts_kwh) if parts_kwh else None, fsum(gaps_kwh)
+
+
+def _flow_between(start_ms: int, end_ms: int, rise: Rise, index: int) -> float:
+    """Give what flowed from a reading to the next one, as far as that was between two times."""
+    from_ms, to_ms = rise.unix_ms[index : index + 2]
+    kwh = rise.kwh[index + 1] - rise.kwh[index]
+    return kwh * (min(to_ms, end_ms) - max(from_ms, start_ms)) / (to_ms - from_ms)

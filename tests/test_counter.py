@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge import counter
 from edge.counter import MARGIN, REFRESH_MS, Correction, Kind, Limits, Trace, trace
 
 NOW_MS = 1_790_000_000_000
@@ -33,8 +35,17 @@ def follow(
     return trace("energy", times, kwh, [1] * len(kwh), limits)
 
 
+def flows_of(traced: Trace) -> list[tuple[int, int, float]]:
+    """What flowed between two readings: from and to, unix ms, and kWh."""
+    return [
+        (from_ms, to_ms, after - before)
+        for rise in traced.rises
+        for (from_ms, before), (to_ms, after) in pairwise(zip(rise.unix_ms, rise.kwh, strict=True))
+    ]
+
+
 def total(traced: Trace) -> float:
-    return sum(kwh for _, _, kwh in traced.flows)
+    return sum(kwh for _, _, kwh in flows_of(traced))
 
 
 def kinds(traced: Trace) -> list[Kind]:
@@ -103,7 +114,7 @@ class TestGap:
     def test_as_much_counts_as_the_rated_power_can_make(self) -> None:
         traced = follow([100.0, 600.0, 600.01], gap_s=DAY_S)
         assert total(traced) == pytest.approx(500.01)
-        assert traced.flows[0] == (NOW_MS, NOW_MS + 86_405_000, 500.0)
+        assert flows_of(traced)[0] == (NOW_MS, NOW_MS + 86_405_000, 500.0)
 
     def test_more_than_that_is_another_counter(self) -> None:
         traced = follow([100.0, 800.0, 800.01, 800.02], gap_s=DAY_S)
@@ -154,6 +165,25 @@ class TestLargeSteps:
         assert total(follow(whole_kwh)) < RATED_KW * MARGIN * 1010 / 3600 + 1.0
 
 
+class TestLoan:
+    """Steps of 0.1 kWh in 5 s: 0.0367 kWh are possible, the rest is lent."""
+
+    def test_it_is_paid_back_when_the_counter_moves_by_what_is_possible(self) -> None:
+        traced = follow([100.0, *[100.1] * 20, 100.21, 100.31, 100.31, 100.31])
+        assert total(traced) == pytest.approx(0.31)
+        assert traced.corrections == []
+
+    def test_it_is_not_when_the_counter_moves_by_more_than_is_left(self) -> None:
+        traced = follow([100.0, 100.1, 100.13, 100.23, 100.26, 100.29])
+        assert total(traced) == pytest.approx(0.13 + 0.06)
+        assert kinds(traced) == [Kind.REPLACEMENT]
+
+    def test_it_comes_on_top_of_what_was_possible_since_the_counter_moved(self) -> None:
+        traced = follow([100.0, *[100.03] * 40, 101.54, 101.54, 101.54])
+        assert total(traced) == pytest.approx(1.54)
+        assert traced.corrections == []
+
+
 class TestEndOfData:
     @pytest.mark.parametrize(
         "kwh",
@@ -171,7 +201,7 @@ class TestEndOfData:
         assert traced.pending
         assert total(traced) <= 0.02 + 1e-9
         assert traced.corrections == []
-        assert traced.decided_ms == NOW_MS + 5000 * len(traced.flows)
+        assert traced.decided_ms == NOW_MS + 5000 * len(flows_of(traced))
 
     def test_a_glitch_is_told_as_soon_as_it_is_gone(self) -> None:
         traced = follow([500.01, 0.0, 500.03])
@@ -212,6 +242,12 @@ class TestEras:
         assert total(traced) == 0.0
         assert kinds(traced) == [Kind.CLOCK_STEP]
 
+    def test_a_glitch_and_a_time_before_all_are_left_out_together(self) -> None:
+        times = [NOW_MS, NOW_MS + 5000, NOW_MS - 10_000, NOW_MS + 20_000]
+        traced = trace("energy", times, [100.0, 9e5, 100.0, 100.0], [1, 1, 2, 2], WALLBOX)
+        assert flows_of(traced) == [(NOW_MS, NOW_MS + 20_000, 0.0)]
+        assert kinds(traced) == [Kind.GLITCH] * 2
+
     def test_nothing_is_said_when_nothing_was_lost(self) -> None:
         assert self.follow(-5000, 0.0, {}).corrections == []
 
@@ -238,22 +274,22 @@ def test_whatever_is_wrong_no_more_counts_than_can_have_flowed(
     powers: list[float], faults: list[tuple[int, str, float]], gaps: dict[int, int]
 ) -> None:
     by_index = {index: (fault, value) for index, fault, value in faults}
-    now_ms, counter = NOW_MS, 9000.0
+    now_ms, true_kwh = NOW_MS, 9000.0
     times, shown = [], []
     for index, power_kw in enumerate(powers):
         elapsed_s = 5 + gaps.get(index, 0)
         now_ms += 1000 * elapsed_s
-        counter = (counter + power_kw * elapsed_s / 3600) % 10_000
+        true_kwh = (true_kwh + power_kw * elapsed_s / 3600) % 10_000
         fault, value = by_index.get(index, ("", 0.0))
         if fault in ("reset", "replaced", "rollover"):
-            counter = {"reset": 0.0, "replaced": value, "rollover": 9999.99}[fault]
+            true_kwh = {"reset": 0.0, "replaced": value, "rollover": 9999.99}[fault]
         times.append(now_ms)
-        shown.append(round({"glitch": value, "zero": 0.0}.get(fault, counter), 3))
+        shown.append(round({"glitch": value, "zero": 0.0}.get(fault, true_kwh), 3))
     traced = trace("energy", times, shown, [1] * len(shown), Limits(RATED_KW, 10_000.0))
     most_kwh = RATED_KW * MARGIN * (now_ms - times[0] + REFRESH_MS) / 3_600_000 + 1.0
     assert total(traced) <= most_kwh
     reached_ms = times[0]
-    for from_ms, to_ms, kwh in traced.flows:
+    for from_ms, to_ms, kwh in flows_of(traced):
         assert reached_ms <= from_ms < to_ms
         assert kwh >= 0
         reached_ms = to_ms
@@ -275,3 +311,50 @@ def test_a_glitch_changes_nothing(rises_wh: list[int], at: int, wrong: float) ->
         with_glitch = follow([*kwh[:at], wrong, *kwh[at + 1 :]])
         assert total(with_glitch) == pytest.approx(total(good), abs=1e-9)
         assert kinds(with_glitch) == [Kind.GLITCH]
+
+
+class OneByOne(counter._Walk):
+    """Judges every reading by itself."""
+
+    def _usual_from(self, index: int) -> int:
+        return index
+
+
+EVENTS = st.sampled_from(
+    ["", "", "", "wrong", "stays", "jitter", "loan", "era", "clock", "not a number"]
+)
+COLUMNS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 4), EVENTS, st.integers(-20, 40)), max_size=60
+)
+"""What flowed in Wh, seconds since the last reading, what happens, and by how much."""
+
+
+@given(COLUMNS, st.sampled_from([0, 1, 2, 3]), st.sampled_from([3.0, RATED_KW]))
+def test_passing_over_usual_readings_changes_nothing(
+    column: list[tuple[int, int, str, int]], digits: int, rated_kw: float
+) -> None:
+    now_ms, wh, era = NOW_MS, 6_553_000, 1
+    times, shown, eras = [now_ms], [6553.0], [era]
+    for rise_wh, elapsed_s, event, amount in column:
+        now_ms += 1000 * elapsed_s + (100_000 * amount if event == "clock" else 0)
+        wh += rise_wh + {"loan": 100, "stays": -100_000}.get(event, 0) * abs(amount)
+        wh = max(0, wh) % 6_553_600
+        era += event == "era"
+        kwh = round(wh / 1000, digits)
+        times.append(now_ms)
+        eras.append(era)
+        shown.append(
+            {
+                "wrong": kwh + 50.0 * amount,
+                "jitter": kwh - amount / 1000,
+                "not a number": float("nan"),
+            }.get(event, kwh)
+        )
+    limits = Limits(rated_kw, 6553.6, {1: "a", 2: "a", 3: "b"})
+    each = OneByOne("energy", times, shown, eras, limits)
+    each.run()
+    traced = trace("energy", times, shown, eras, limits)
+    assert repr(traced.corrections) == repr(each.corrections)
+    assert (traced.decided_ms, traced.pending) == (each.read_ms, each.pending)
+    judged = Trace(each.rises, each.corrections, each.read_ms, each.pending)
+    assert flows_of(traced) == flows_of(judged)

@@ -62,9 +62,9 @@ NEIGHBOURS = {
 
 PURE = frozenset(
     {
-        "__future__", "array", "base64", "collections", "contextlib", "csv", "dataclasses",
+        "__future__", "array", "base64", "bisect", "collections", "contextlib", "csv", "dataclasses",
         "datetime", "decimal", "difflib", "enum", "fractions", "functools", "heapq", "ipaddress",
-        "itertools", "json", "math", "re", "struct", "typing", "urllib.parse", "zlib",
+        "itertools", "json", "math", "operator", "re", "struct", "typing", "urllib.parse", "zlib",
         "attrs", "cattrs", "jmespath",
     }
 )  # fmt: skip

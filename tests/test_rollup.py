@@ -127,6 +127,20 @@ class TestPower:
         assert rollup.samples == 1080
         assert rollup.mean_kw == pytest.approx((10 * 60 + 20 * 30) / 90)
 
+    def test_what_reaches_into_the_hour_and_passed_twice_covers_once(self) -> None:
+        rollup = rollup_from(
+            chunk_of([(-5000, 10.0, None), (60_000, 10.0, None)]),
+            chunk_of([(-5000, 20.0, None), (60_000, 20.0, None)], era=2),
+        )
+        assert rollup.covered_ms == 25_000 + 30_000
+        assert rollup.mean_kw == pytest.approx((10 * 25 + 20 * 55) / 80)
+
+    def test_a_clock_that_goes_back_within_an_era_ends_what_was_live(self) -> None:
+        rows: list[Row] = [(0, 10.0, None), (20_000, 99.0, None), (10_000, 40.0, None)]
+        rollup = rollup_from(chunk_of([*rows, (25_000, 0.0, None)]))
+        assert (rollup.samples, rollup.covered_ms) == (4, 55_000)
+        assert rollup.mean_kw == pytest.approx((10 * 20 + 40 * 15 + 0 * 30) / 65)
+
     def test_nothing_is_none(self) -> None:
         assert hour_from() == Hour(None, (), pending=False)
         assert hourly(START_MS, HOUR_MS, [chunk_of([])], [], [], 9.0) == hour_from()
@@ -449,7 +463,7 @@ def test_a_glitch_changes_no_hour(at_s: list[int], wrong: float) -> None:
     for index in sorted({second // 10 for second in (*at_s, 3600, 7190)}):
         if shown[index - 1] == rows[index - 1] and shown[index - 2] == rows[index - 2]:
             shown[index] = (rows[index][0], 36.0, wrong)
-    for rollup in hours_of(shown):
+    for rollup in hours_of(shown, context=360):
         if rollup.start_ms < START_MS + 3 * HOUR_MS:
             assert rollup.energy_kwh == pytest.approx(36.0, abs=1e-6)
 
