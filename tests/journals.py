@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edge.batch import encode_batch, to_chunks
 from edge.block import encode_block
-from edge.journal.schema import FILE_NAME, SCHEMA, connect
+from edge.journal.database import NEW_META
+from edge.journal.rows import BlockRow, columns_of_rollup, columns_of_series
+from edge.journal.schema import FILE_NAME, SCHEMA, connect, put_row, with_crc
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 
 HOUR_MS = 3_600_000
@@ -63,9 +65,13 @@ class WrittenJournal:
         self.database.execute("PRAGMA page_size = 512")
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.executescript(SCHEMA)
-        self.database.execute("INSERT INTO meta VALUES ('format', 1), ('sealed_seq', 1)")
+        self._sealed_seq = NEW_META["sealed_seq"]
+        for row in NEW_META.items():
+            self._keep(*row)
         self._series: dict[Series, int] = {}
         self._changes = 0
+        self._blocks = 0
+        self._commits = 0
 
     def __enter__(self) -> WrittenJournal:
         return self
@@ -75,14 +81,14 @@ class WrittenJournal:
 
     def add_era(self, era: int, *, trusted: bool = True) -> None:
         """Write an era, if it is not there."""
-        self.database.execute("INSERT OR IGNORE INTO era VALUES (?, 'boot', 0, ?)", (era, trusted))
+        row = with_crc((era, "boot", 0, trusted))
+        self.database.execute("INSERT OR IGNORE INTO era VALUES (?, ?, ?, ?, ?)", row)
 
     def number_of(self, series: Series) -> int:
         """The id of a series, which is new if need be."""
         if series not in self._series:
             self._series[series] = len(self._series) + 1
-            row = (self._series[series], *astuple(series))
-            self.database.execute(f"INSERT INTO series VALUES ({','.join('?' * 10)})", row)
+            put_row(self.database, "series", columns_of_series(self._series[series], series))
         return self._series[series]
 
     def add_block(self, series: Series, rows: Sequence[Row], era: int = 1) -> int:
@@ -93,15 +99,13 @@ class WrittenJournal:
             [(seq, 0, ms, False, values) for seq, ms, values in rows], {0: series}, era
         )
         seqs, times = (chunk.seqs[0], chunk.seqs[-1]), (chunk.unix_ms[0], chunk.unix_ms[-1])
-        inserted = self.database.execute(
-            "INSERT INTO block (series, era, first_seq, last_seq, from_ms, to_ms, count, data) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, era, *seqs, *times, len(chunk), encode_block(chunk)),
-        )
-        self.database.execute(
-            "UPDATE meta SET value = max(value, ?) WHERE key = 'sealed_seq'", (seqs[1] + 1,)
-        )
-        return int(inserted.lastrowid or 0)
+        self._blocks += 1
+        row = BlockRow(self._blocks, number, era, *seqs, *times, len(chunk), encode_block(chunk))
+        put_row(self.database, "block", row)
+        self._sealed_seq = max(self._sealed_seq, seqs[1] + 1)
+        self._keep("sealed_seq", self._sealed_seq)
+        self._keep("rolled_block", self._blocks)
+        return self._blocks
 
     def add_tail(
         self, rows: Sequence[tuple[Series, Row]], era: int = 1, suspect: bool = False
@@ -112,23 +116,18 @@ class WrittenJournal:
             (seq, self.number_of(series), unix_ms, suspect, values)
             for series, (seq, unix_ms, values) in rows
         ]
-        self.database.execute(
-            "INSERT INTO tail (seq, count, era, payload) VALUES (?, ?, ?, ?)",
-            (batch[0][0], len(batch), era, encode_batch(batch)),
-        )
+        self._commits += 1
+        row = (self._commits, batch[0][0], len(batch), era, encode_batch(batch))
+        put_row(self.database, "tail", row)
 
     def add_rollup(self, rollup: Rollup) -> None:
         """Write an hour or a day."""
         self._changes += 1
-        row = (
-            *(rollup.series.meter_id, rollup.resolution.value, rollup.start_ms, rollup.length_ms),
-            self.number_of(rollup.series),
-            *(rollup.mean_kw, rollup.min_kw, rollup.max_kw, rollup.energy_kwh),
-            rollup.energy_source.value if rollup.energy_source else None,
-            *(rollup.interpolated_kwh, rollup.export_kwh, rollup.samples, rollup.covered_ms),
-            self._changes,
-        )
-        self.database.execute(f"INSERT INTO rollup VALUES ({','.join('?' * 15)})", row)
+        columns = columns_of_rollup(rollup, self.number_of(rollup.series), self._changes)
+        put_row(self.database, "rollup", columns)
+
+    def _keep(self, key: str, value: int) -> None:
+        put_row(self.database, "meta", (key, value))
 
 
 def readings_of(chunk: Chunk) -> Iterator[tuple[str, int, int, str]]:

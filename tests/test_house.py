@@ -62,8 +62,8 @@ NEIGHBOURS = {
 
 PURE = frozenset(
     {
-        "__future__", "array", "base64", "bisect", "collections", "contextlib", "csv", "dataclasses",
-        "datetime", "decimal", "difflib", "enum", "fractions", "functools", "heapq", "ipaddress",
+        "__future__", "array", "base64", "bisect", "collections", "contextlib", "csv",
+        "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "heapq", "ipaddress",
         "itertools", "json", "math", "operator", "re", "struct", "typing", "urllib.parse", "zlib",
         "attrs", "cattrs", "jmespath",
     }
@@ -76,7 +76,7 @@ ROOMS = {
     "paho": {"drivers/mqtt/connection", "simulate/mqtt"},
     "urllib3": {"drivers/http/connection", "sinks/influx/server"},
     "sqlite3": {
-        f"journal/{name}" for name in ("schema", "store", "writer", "salvage", "history", "offline")
+        f"journal/{name}" for name in ("schema", "database", "writer", "salvage", "history", "offline")
     },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""

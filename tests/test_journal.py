@@ -549,6 +549,79 @@ def test_blocks_sealed_before_a_crash_are_rolled_up_after_it(
 # --- Faults ---
 
 
+def test_damage_has_to_show_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says the same of a read that failed once."""
+    bench.run(60)
+    bench.commit()
+
+    def fail(*_: Any) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(Store, "commit", fail)
+    bench.read()
+    bench.commit()
+    assert not bench.writer.state.recording
+    monkeypatch.undo()
+    bench.clock.turn(5)
+    bench.commit()
+    assert bench.writer.state.recording
+    assert not bench.writer.state.notices, "a sound file is not set aside"
+    monkeypatch.setattr(Store, "commit", fail)
+    bench.read()
+    bench.commit()
+    monkeypatch.undo()
+    bench.commit()
+    assert "is set aside" in bench.writer.state.notices[0]
+    bench.commit()
+    assert [seq for seq, _, _ in bench.raw()] == [1, 2, 3]
+
+
+def test_a_row_that_others_hang_on_is_never_believed_when_it_is_damaged(bench: Bench) -> None:
+    bench.run(60)
+    bench.commit()
+    bench.sql("UPDATE series SET name = 'Kellar'")
+    with bench.history() as history:
+        assert rows_of(history.raw("meter_a", 0, FAR_MS)) == []
+        assert history.damaged
+    after = bench.restart()
+    after.writer.step()
+    after.clock.turn(5)
+    after.read()
+    after.commit()
+    after.commit()
+    assert "is set aside" in after.writer.state.notices[0]
+    assert [seq for seq, _, _ in after.raw()] == [1]
+    after.writer.close()
+
+
+def test_the_journal_is_for_the_service_alone(bench: Bench) -> None:
+    bench.run(60)
+    bench.commit()
+    for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+        assert (bench.path.with_name(name).stat().st_mode & 0o777) == 0o600
+
+
+def test_the_file_shrinks_when_it_may_hold_less(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    noise = random.Random(1)
+    for _ in range(40):
+        for _ in range(1500):
+            bench.clock.turn(1)
+            bench.read(noise.random(), voltage=noise.random(), current=noise.random())
+        bench.commit()
+    bench.clock.turn(7200)
+    bench.read()
+    bench.commit()
+    assert bench.writer.state.file_bytes > 1_000_000
+    after = bench.restart(max_bytes=600_000)
+    after.writer.step()
+    assert after.writer.state.file_bytes <= 600_000
+    seqs = [seq for seq, _, _ in after.raw()]
+    assert len(seqs) > 5000
+    assert seqs == list(range(seqs[0], 60_002))
+    after.writer.close()
+
+
 def test_a_full_database_is_told_once_and_recording_resumes(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -556,8 +629,9 @@ def test_a_full_database_is_told_once_and_recording_resumes(
     bench.commit()
     (pages,) = bench.sql("PRAGMA page_count")[0]
     bench.sql(f"PRAGMA max_page_count = {pages}")
+    noise = random.Random(1)
     for _ in range(3000):
-        bench.read()
+        bench.read(noise.random())
         bench.clock.turn(0.01)
     bench.commit()
     state = bench.writer.state
@@ -604,7 +678,9 @@ def test_a_database_that_is_read_only_is_a_fault_that_passes(bench: Bench) -> No
 def test_a_database_of_another_process_is_left_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.writer.step()
-    bench.sql("UPDATE meta SET value = 99 WHERE key = 'format'")
+    store = bench.writer._store
+    assert store is not None
+    store.set_meta("format", 99)
     after = bench.restart()
     after.read()
     after.commit()
@@ -724,6 +800,49 @@ def test_a_new_sink_gets_everything_that_is_there(tmp_path: Path) -> None:
     again.open()
     assert again.place("influx") == Place(live=2)
     again.close(10)
+
+
+def test_the_backlog_is_sent_before_anything_new_is_read(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path, commit_interval_s=0.1)
+    journal.open()
+    journal.put([an_answer_now(a_meter())])
+    journal.close(10)
+    again = a_journal(tmp_path)
+    again.open()
+    assert again.place("influx") == Place(live=2, gaps=((1, 2),))
+    assert again.wait(1, timeout_s=10) == 1
+    again.close(10)
+
+
+def test_closing_waits_for_a_fault_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = a_journal(tmp_path)
+    journal.open()
+    journal.place("influx")
+    commit = Store.commit
+    calls = 0
+
+    def fail_once(self: Store, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+        commit(self, *arguments)
+
+    monkeypatch.setattr(Store, "commit", fail_once)
+    journal.put([an_answer_now(a_meter())])
+    journal.close(10)
+    assert calls == 2
+    assert (journal.state.recorded, journal.state.waiting) == (1, 0)
+
+
+def test_what_is_written_is_counted_from_the_writers_start(tmp_path: Path) -> None:
+    (tmp_path / "much").write_bytes(bytes(1 << 20))  # by this thread, which is not the writer's
+    journal = a_journal(tmp_path)
+    journal.open()
+    journal.put([an_answer_now(a_meter())])
+    journal.close(10)
+    written = journal.state.written_bytes
+    assert written is None or written >= 0
 
 
 def test_put_never_waits_and_drops_the_oldest(tmp_path: Path) -> None:

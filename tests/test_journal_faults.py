@@ -35,6 +35,8 @@ RUN_TIMEOUT_S = 100
 STEPS = 14
 DAMAGES = 30
 LANES = 8
+CHILDREN = 2
+"""Processes that try faults side by side."""
 SQLITE_PROBE = """
 import sqlite3, sys
 from pathlib import Path
@@ -86,37 +88,45 @@ def test_the_library_is_felt_by_sqlite(library: Path, tmp_path: Path) -> None:
     )
 
 
+NEW, LEFT, BOTH = ("new",), ("left-behind",), ("new", "left-behind")
 FAULTS = [
-    pytest.param(call, error, times, id=f"{call.name.lower()}-{what}")
-    for call, what, error, times in (
-        (Call.OPEN, "EIO-once", EIO, 1),
-        (Call.OPEN, "EIO-until-told", EIO, 0),
-        (Call.READ, "EIO-once", EIO, 1),
-        (Call.READ, "EIO-until-told", EIO, 0),
-        (Call.WRITE, "EIO-once", EIO, 1),
-        (Call.WRITE, "ENOSPC-until-told", ENOSPC, 0),
-        (Call.WRITE, "short", SHORT_WRITE, 1),
-        (Call.SYNC, "EIO-once", EIO, 1),
-        (Call.SYNC, "EIO-until-told", EIO, 0),
-        (Call.TRUNCATE, "EIO-once", EIO, 1),
-        (Call.UNLINK, "EIO-once", EIO, 1),
+    pytest.param(call, error, times, begun == "left-behind", id=f"{call.name}-{what}-{begun}")
+    for call, what, error, times, folders in (
+        (Call.OPEN, "EIO-once", EIO, 1, BOTH),
+        (Call.OPEN, "EIO-until-told", EIO, 0, BOTH),
+        (Call.READ, "EIO-once", EIO, 1, BOTH),
+        (Call.READ, "EIO-until-told", EIO, 0, LEFT),
+        (Call.WRITE, "EIO-once", EIO, 1, NEW),
+        (Call.WRITE, "ENOSPC-until-told", ENOSPC, 0, LEFT),
+        (Call.WRITE, "short", SHORT_WRITE, 1, LEFT),
+        (Call.SYNC, "EIO-once", EIO, 1, BOTH),
+        (Call.SYNC, "EIO-until-told", EIO, 0, LEFT),
+        (Call.TRUNCATE, "EIO-once", EIO, 1, BOTH),
+        (Call.UNLINK, "EIO-once", EIO, 1, BOTH),
     )
+    for begun in folders
 ]
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["new", "left-behind"])
-@pytest.mark.parametrize(("call", "error", "times"), FAULTS)
+@pytest.mark.parametrize(("call", "error", "times", "begun"), FAULTS)
 def test_each_call_that_fails_costs_no_reading(
     library: Path, tmp_path: Path, call: Call, error: int, times: int, begun: bool
 ) -> None:
-    arguments = [str(tmp_path), call.name, f"--error={error}", f"--times={times}"]
-    if begun:
-        arguments.append("--begun")
-    lines = run_child(library, "-m", "tests.journal_writer", "faults", *arguments)
-    *attempts, end = [json.loads(line) for line in lines]
+    def try_each(child: int) -> tuple[list[dict[str, Any]], bool]:
+        folder = tmp_path / str(child)
+        folder.mkdir()
+        arguments = [str(folder), call.name, f"--error={error}", f"--times={times}"]
+        arguments += [f"--first={child}", f"--every={CHILDREN}", *(["--begun"] if begun else [])]
+        lines = run_child(library, "-m", "tests.journal_writer", "faults", *arguments)
+        *attempts, end = [json.loads(line) for line in lines]
+        return attempts, end["complete"]
+
+    with ThreadPoolExecutor(CHILDREN) as pool:
+        parts = list(pool.map(try_each, range(1, CHILDREN + 1)))
+    attempts = [attempt for part, _ in parts for attempt in part]
     problems = [attempt for attempt in attempts if "problem" in attempt]
     assert not problems, told(problems, len(attempts))
-    assert end["complete"], f"still failing at call {len(attempts)}"
+    assert all(complete for _, complete in parts), f"still failing at call {len(attempts)}"
     assert len(attempts) > least_attempts(call)
 
 

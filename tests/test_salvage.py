@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.errors import JournalError
 from edge.journal import salvage
 from edge.journal.schema import FILE_NAME
 from edge.journal.store import Store
@@ -206,6 +207,34 @@ def test_the_log_of_the_damaged_database_is_salvaged_too(tmp_path: Path) -> None
     after.writer.step()
     assert len(after.raw()) == 10
     after.writer.close()
+
+
+def test_a_log_that_cannot_be_emptied_is_not_lost(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / FILE_NAME
+    shutil.copy(recorded.folder / FILE_NAME, path)
+
+    def fail(self: Store) -> None:
+        raise JournalError("The log cannot be emptied.")
+
+    monkeypatch.setattr(Store, "empty_log", fail)
+    with pytest.raises(JournalError):
+        salvage.replace_damaged(path, 1 << 20, lambda: None)
+    assert not path.exists()
+    assert salvage.is_begun(path)
+    monkeypatch.undo()
+    for ending in ("-shm", "-wal", ".broken-shm"):
+        path.with_name(path.name + ending).write_bytes(b"stale")
+    salvage.replace_damaged(path, 1 << 20, lambda: None)
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    bench.writer.step()
+    assert bench.raw() == recorded.raw
+    bench.writer.close()
+    names = {file.name for file in tmp_path.iterdir()}
+    assert {FILE_NAME, BROKEN} <= names <= {FILE_NAME, BROKEN, f"{BROKEN}-wal"}, "nothing is left"
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in tmp_path.iterdir())
 
 
 def test_a_store_says_that_a_wrong_number_is_damage(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from edge.place import Place
 from edge.record import JournalState
 from edge.settings import JournalConfig
 
-_WAKE_S = 1.0
+_FINAL_RETRY_S = 0.25
 _WAKE_AT = 1000
 """Readings that wake the writer before its time."""
 _MOST_HANDED_IN = 10_000
@@ -32,7 +32,8 @@ class Journal:
     """Records readings in a folder, on a thread of its own.
 
     site_id: of all readings. zone: of the site's days. fallback_max_kw: the rated power of meters
-    that were registered without any. kernel: another one for tests.
+    that were registered without any. kernel: another one for tests. wake_s: how often it looks
+    whether something is due.
     """
 
     def __init__(
@@ -45,11 +46,14 @@ class Journal:
         *,
         fallback_max_kw: float = 500.0,
         kernel: Kernel | None = None,
+        wake_s: float = 1.0,
     ) -> None:
         self.path = folder / FILE_NAME
         self._inbox = _Inbox()
         self._wake = threading.Event()
+        self._wake_s = wake_s
         self._stopping = False
+        self._given_up = threading.Event()
         self._changed = threading.Condition()
         site = Site(site_id, zone, fallback_max_kw)
         self._writer = Writer(
@@ -62,11 +66,15 @@ class Journal:
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Commit everything and end; waits so long at most. Safe to call more than once."""
+        """Commit everything and end; waits so long at most. Safe to call more than once.
+
+        While a fault keeps readings from the disk it is tried again until then.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        self._given_up.set()
 
     # --- Control cycle ---
 
@@ -130,14 +138,19 @@ class Journal:
     def _run(self) -> None:
         while not self._stopping:
             self._step(final=False)
-            self._wake.wait(_WAKE_S)
+            self._wake.wait(self._wake_s)
             self._wake.clear()
-        self._step(final=True)
+        while not self._step(final=True) and self._is_unsaved():
+            if self._given_up.wait(_FINAL_RETRY_S):
+                break
         self._writer.close()
 
-    def _step(self, *, final: bool) -> None:
+    def _is_unsaved(self) -> bool:
+        return self.state.waiting > 0 or self._writer.has_new_places
+
+    def _step(self, *, final: bool) -> bool:
         try:
-            self._writer.step(final=final)
+            return self._writer.step(final=final)
         finally:
             with self._changed:
                 self._changed.notify_all()

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from edge.block import decode_block
 from edge.era import Era
+from edge.journal.rows import HOUR_MS, block_row
 from edge.journal.seal import any_known, seal
-from edge.journal.store import HOUR_MS, IMPORT_BOOT, Store
+from edge.journal.store import IMPORT_BOOT, Store
 from edge.record import Chunk, Series
 
 
@@ -75,13 +75,10 @@ def _times(store: Store, meter_id: str, from_ms: int, to_ms: int) -> Collection[
     by_id = store.series_by_id()
     for id_ in store.series_ids(meter_id):
         rows = store.db.execute(
-            "SELECT era, from_ms, data FROM block "
-            "WHERE series = ? AND from_ms > ? AND from_ms <= ? AND to_ms >= ?",
+            "SELECT * FROM block WHERE series = ? AND from_ms > ? AND from_ms <= ? AND to_ms >= ?",
             (id_, from_ms - 2 * HOUR_MS, to_ms, from_ms),
         )
-        for era, begin_ms, data in rows:
-            try:
-                known.update(decode_block(data, by_id[id_], era, begin_ms).unix_ms)
-            except (ValueError, TypeError):
-                continue
+        for block in filter(None, map(block_row, rows)):
+            chunk = block.chunk(by_id)
+            known.update(chunk.unix_ms if chunk else ())
     return known

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from edge.communication import ModbusCommunication
 from edge.era import Correction, Eras
-from edge.journal.store import HOUR_MS, MOST_READINGS, Pending, Store, tail_rows
+from edge.journal.rows import HOUR_MS, MOST_READINGS, Pending, tail_rows
+from edge.journal.store import Store
 from edge.model import Meter, Reading
 from edge.record import Series
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge.era import RELEASED_UNIX_MS
-from edge.journal.store import IMPORT_BOOT, Damaged, Store
+from edge.journal.rows import Damaged, era_of_row, number_of_row, series_of_row
+from edge.journal.store import IMPORT_BOOT, Store
 
 
 def newest_unix_ms(store: Store) -> int:
@@ -16,23 +17,21 @@ def newest_unix_ms(store: Store) -> int:
     trusted = [era.id for era in store.eras.values() if era.trusted and era.boot != IMPORT_BOOT]
     newest = [ms for (_, era), ms in store.last_ms.items() if era in trusted]
     for era in trusted[-3:]:  # eras follow each other
-        (to_ms,) = store.db.execute(
-            "SELECT max(to_ms) FROM (SELECT to_ms, era FROM block ORDER BY id DESC LIMIT 1000)"
-            " WHERE era = ?",
-            (era,),
-        ).fetchone()
-        newest.append(to_ms or 0)
+        block = store.first_block(
+            "id IN (SELECT id FROM block ORDER BY id DESC LIMIT 1000) AND era = ? "
+            "ORDER BY to_ms DESC",
+            era,
+        )
+        newest += [block.to_ms] if block else []
     return max(newest, default=0)
 
 
 def oldest_unix_ms(store: Store) -> int | None:
     """When the oldest reading was taken; None when there is none."""
-    found = [
-        row[0]
-        for id_ in store.series.values()
-        for row in store.db.execute("SELECT min(from_ms) FROM block WHERE series = ?", (id_,))
-        if row[0] is not None
-    ]
+    firsts = (
+        store.first_block("series = ? ORDER BY from_ms", id_) for id_ in store.series.values()
+    )
+    found = [block.from_ms for block in firsts if block]
     if not found and store.rows:
         found = [reading[2] for reading in store.readings_of(store.rows[0])]
     return min(found, default=None)
@@ -43,11 +42,10 @@ def is_plausible(store: Store, era: int, newest_ms: int) -> bool:
     earliest = [
         reading[2] for row in store.rows if row.era == era for reading in store.readings_of(row)[:1]
     ]
-    (from_ms,) = store.db.execute(
-        "SELECT min(from_ms) FROM block WHERE era = ? AND id > ?",
-        (era, store.meta("rolled_block")),
-    ).fetchone()
-    earliest += [] if from_ms is None else [from_ms]
+    first = store.first_block(
+        "era = ? AND id > ? ORDER BY from_ms", era, store.meta("rolled_block")
+    )
+    earliest += [first.from_ms] if first else []
     return min(earliest, default=0) >= max(newest_ms, RELEASED_UNIX_MS)
 
 
@@ -74,8 +72,15 @@ def has_unfolded(store: Store) -> bool:
     )
 
 
-def check_pages(store: Store) -> None:
-    """Read the whole file; raises Damaged where it is not as SQLite left it."""
+def check(store: Store) -> None:
+    """Read the whole file; raises Damaged where it is not as SQLite and we left it.
+
+    It takes about as long as the disk needs to give the file; readings wait in memory meanwhile.
+    Blocks, rollups and the tail are not decoded: readers leave out what is damaged of them.
+    """
     (found,) = store.db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise Damaged(f"database disk image is malformed: {found}")
+        raise Damaged(found)
+    for table, made in (("meta", number_of_row), ("series", series_of_row), ("era", era_of_row)):
+        for row in store.db.execute(f"SELECT * FROM {table}"):
+            made(row)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from edge.block import decode_block
-from edge.journal.store import HOUR_MS, Store, whole
+from edge.journal.rows import HOUR_MS, BlockRow, block_row
+from edge.journal.store import Store
 from edge.place import Place
 from edge.record import Resolution
 
@@ -27,19 +28,12 @@ class Limits:
     daily_days: int
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block that is to go."""
+class _Gone(NamedTuple):
+    """A block that is to go; row: None if it is damaged."""
 
     id: int
-    series: int
-    era: int
-    first_seq: int
-    last_seq: int
-    from_ms: int
-    to_ms: int
-    count: int
     size: int
+    row: BlockRow | None
 
 
 def expire(
@@ -57,7 +51,7 @@ def expire(
     """
     lost = dict.fromkeys(places, 0)
 
-    def delete(blocks: Sequence[_Block]) -> None:
+    def delete(blocks: Sequence[_Gone]) -> None:
         unsent = {sink: _unsent(store, blocks, place) for sink, place in places.items()}
         _delete(store, blocks)
         for sink, count in unsent.items():
@@ -78,22 +72,26 @@ def expire(
     return {sink: count for sink, count in lost.items() if count}
 
 
-def _select(store: Store, where: str, *parameters: int) -> list[_Block]:
+def shrink(store: Store, max_bytes: int, wal_bytes: int, breathe: Callable[[], None]) -> None:
+    """Make the file smaller that had been allowed to be larger than it now may be."""
+    while store.file_bytes() + 4 * wal_bytes > max_bytes and store.shrink():
+        breathe()
+
+
+def _select(store: Store, where: str, *parameters: int) -> list[_Gone]:
     rows = store.db.execute(
-        "SELECT id, series, era, first_seq, last_seq, from_ms, to_ms, count, length(data) "
-        f"FROM block WHERE {where} LIMIT {_BLOCKS_AT_A_TIME}",
-        parameters,
+        f"SELECT * FROM block WHERE {where} LIMIT {_BLOCKS_AT_A_TIME}", parameters
     )
-    return [_Block(*whole(row)) for row in rows]
+    return [_Gone(row[0], len(row[-2]), block_row(row)) for row in rows]
 
 
-def _too_old(store: Store, series: int, before_ms: int) -> list[_Block]:
+def _too_old(store: Store, series: int, before_ms: int) -> list[_Gone]:
     """Give blocks of a series that are; of a clock that was never set nobody knows their age."""
     where = "series = ? AND from_ms < ? AND to_ms < ? AND era IN (SELECT id FROM era WHERE trusted)"
     return _select(store, where, series, before_ms, before_ms)
 
 
-def _oldest(store: Store, surplus: int) -> list[_Block]:
+def _oldest(store: Store, surplus: int) -> list[_Gone]:
     """Give as many blocks as make room, in the order in which they were sealed."""
     chosen = []
     for block in _select(store, "true ORDER BY id"):
@@ -104,9 +102,9 @@ def _oldest(store: Store, surplus: int) -> list[_Block]:
     return chosen
 
 
-def _delete(store: Store, blocks: Sequence[_Block]) -> None:
-    trusted = [block.to_ms for block in blocks if store.is_trusted(block.era)]
-    gone_ms = max([store.meta("raw_gone_ms") or 0, *trusted])
+def _delete(store: Store, blocks: Sequence[_Gone]) -> None:
+    trusted = [row.to_ms for _, _, row in blocks if row and store.is_trusted(row.era)]
+    gone_ms = max([store.meta("raw_gone_ms"), *trusted])
     with store.transaction() as db:
         db.executemany("DELETE FROM block WHERE id = ?", ((block.id,) for block in blocks))
         store.set_meta("raw_gone_ms", gone_ms)
@@ -121,22 +119,20 @@ def _delete_rollups(store: Store, resolution: Resolution, before_ms: int) -> Non
         )
 
 
-def _unsent(store: Store, blocks: Sequence[_Block], place: Place) -> int:
+def _unsent(store: Store, blocks: Sequence[_Gone], place: Place) -> int:
     """Count the readings of blocks that a sink still had to be given."""
-    return sum(_unsent_of(store, block, place) for block in blocks if store.is_trusted(block.era))
+    return sum(
+        _unsent_of(store, row, place) for _, _, row in blocks if row and store.is_trusted(row.era)
+    )
 
 
-def _unsent_of(store: Store, block: _Block, place: Place) -> int:
+def _unsent_of(store: Store, block: BlockRow, place: Place) -> int:
     """Count them in one block; it is opened only if the sink was given a part of its range."""
     waiting = place.waiting(block.first_seq, block.last_seq + 1)
     if waiting == 0:
         return 0
     if waiting == block.last_seq + 1 - block.first_seq:
-        return block.count
-    (data,) = store.db.execute("SELECT data FROM block WHERE id = ?", (block.id,)).fetchone()
-    try:
-        series = store.series_by_id()[block.series]
-        chunk = decode_block(data, series, block.era, block.from_ms)
-    except (ValueError, TypeError, KeyError):
-        return 0  # nobody could have been given it
-    return sum(place.waiting(seq, seq + 1) for seq in chunk.seqs)
+        return block.length
+    chunk = block.chunk(store.series_by_id())
+    seqs = chunk.seqs if chunk else ()  # nobody could have been given it
+    return sum(place.waiting(seq, seq + 1) for seq in seqs)

@@ -1,12 +1,12 @@
 """A damaged database is set aside, and what can be read of it goes into a new one.
 
-What is not checked by a checksum of its own (series, eras, rollups) is taken if it looks as it
-should. The steps may be cut off anywhere; `journal.db.new` says that they were begun:
+What has a good checksum is taken. The steps may be cut off anywhere; `journal.db.new` says that
+they were begun:
 
     1. an empty `journal.db.new` is made; an older `journal.db.broken` is deleted
     2. the write-ahead log and then the database are renamed to `.broken`
     3. what can be read is written into `journal.db.new`
-    4. that is renamed to `journal.db`
+    4. that is renamed to `journal.db`, once its own log is empty
 """
 
 from __future__ import annotations
@@ -20,22 +20,31 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.block import decode_block
 from edge.era import RELEASED_UNIX_MS, Era
-from edge.journal.schema import connect
-from edge.journal.store import Damaged, Store, era_of_row, series_of_row, whole
+from edge.journal.rows import (
+    Damaged,
+    block_row,
+    era_of_row,
+    lenient_text,
+    rollup_of_row,
+    series_of_row,
+    tail_row,
+)
+from edge.journal.schema import connect, is_sound, put_row
+from edge.journal.store import LOST_BOOT, Store
 from edge.record import Series
 
 BROKEN_ENDING = ".broken"
 _NEW_ENDING = ".new"
 _WAL = "-wal"
+_SHM = "-shm"
 
 _ROWS_AT_A_TIME = 64
 _ROOM_SHARE = 2
 """Part of the free disk that blocks may take: they stand in the log for a while as well."""
 _MOST_PROBED = 1_000_000
 
-_COLUMNS = {"meta": 2, "series": 10, "era": 4, "cursor": 2, "block": 9, "tail": 5, "rollup": 15}
+_COLUMNS = {"meta": 3, "series": 11, "era": 5, "cursor": 3, "block": 10, "tail": 6, "rollup": 16}
 
 
 @dataclass
@@ -56,7 +65,10 @@ def is_damage(error: Exception) -> bool:
     """
     if isinstance(error, (Damaged, UnicodeDecodeError)):  # the latter of SQLite's own message
         return True
-    signs = ("malformed", "not a database", "no such table", "no such column")
+    signs = (
+        *("malformed", "not a database", "unsupported file format"),
+        *("no such table", "no such column"),  # of our schema, in a file that is not empty
+    )
     return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in signs)
 
 
@@ -73,18 +85,20 @@ def replace_damaged(path: Path, wal_bytes: int, breathe: Callable[[], None]) -> 
     """
     broken, new = _beside(path, BROKEN_ENDING), _new(path)
     if path.exists():
-        new.touch()
+        new.touch(mode=0o600)
+        _fsync_folder(path.parent)
         if broken.exists():  # or else the log that is there belongs to this database
-            _beside(broken, _WAL).unlink(missing_ok=True)
-            broken.unlink()
+            _remove(_beside(broken, _WAL), broken)
         with suppress(FileNotFoundError):
             _beside(path, _WAL).rename(_beside(broken, _WAL))
         path.rename(broken)
-    new.unlink(missing_ok=True)
-    _beside(new, _WAL).unlink(missing_ok=True)
-    new.touch()
+        broken.chmod(0o600)
+    _remove(_beside(new, _WAL), _beside(new, _SHM), _beside(path, _SHM), _beside(broken, _SHM))
+    new.write_bytes(b"")
     with closing(Store(new, wal_bytes)) as store:
         saved = _salvage(broken, store, breathe)
+        store.empty_log()
+    _remove(_beside(path, _WAL), _beside(new, _WAL), _beside(broken, _SHM))
     new.rename(path)
     _fsync_folder(path.parent)
     lead = f"{path.name} was damaged and is set aside as {broken.name}"
@@ -104,6 +118,11 @@ def _new(path: Path) -> Path:
     return _beside(path, _NEW_ENDING)
 
 
+def _remove(*files: Path) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
 def _fsync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
@@ -117,7 +136,7 @@ def _salvage(broken: Path, store: Store, breathe: Callable[[], None]) -> Salvage
     if not broken.exists():
         return saved
     with closing(connect(broken, read_only=True)) as source:
-        source.text_factory = lambda data: str(data, "utf-8", "replace")
+        source.text_factory = lenient_text
         with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             # So SQLite opens a file that is shorter than its header says.
             source.execute("PRAGMA writable_schema = ON")
@@ -148,7 +167,7 @@ class _Salvage:
 
     def run(self) -> None:
         """Copy everything; what a later table needs comes first."""
-        meta = {key: value for key, value in self._rows("meta", "key") if type(value) is int}
+        meta: dict[str, int] = {row[0]: row[1] for row in self._rows("meta", "key")}
         self._copy_small()
         last_seq, last_block = self._copy_blocks()
         sealed_seq = meta.get("sealed_seq") or last_seq + 1
@@ -162,69 +181,53 @@ class _Salvage:
             self._store.set_meta("raw_gone_ms", max(self._newest_ms, meta.get("raw_gone_ms", 0)))
 
     def _copy_small(self) -> None:
-        eras = []
-        for row in self._rows("series", "id"):
-            with suppress(Damaged, ValueError):
-                self._series[row[0]] = series_of_row(row)
-        for row in self._rows("era", "id"):
-            with suppress(Damaged, ValueError):
-                eras.append(era_of_row(row))
-        cursors = [row for row in self._rows("cursor", "sink") if isinstance(row[1], str)]
-        self._eras = {era.id for era in eras}
+        series, eras, cursors = (
+            list(self._rows(table, key))
+            for table, key in (("series", "id"), ("era", "id"), ("cursor", "sink"))
+        )
+        self._series = {row[0]: series_of_row(row) for row in series}
+        self._eras = {era_of_row(row).id for row in eras}
         with self._store.transaction() as db:
-            for id_, series in self._series.items():
-                db.execute(_insert("series"), (id_, *astuple(series)))
-            for era in eras:
-                db.execute(_insert("era"), astuple(era))
-            for row in cursors:
-                db.execute(_insert("cursor"), row)
+            for table, rows in (("series", series), ("era", eras), ("cursor", cursors)):
+                db.executemany(_insert(table), rows)
         self._store.load()
 
     def _copy_blocks(self) -> tuple[int, int]:
-        """Copy the blocks with a good checksum; gives their last sequence number and id."""
+        """Copy the blocks; gives their last sequence number and id."""
         last_seq = last_block = 0
         for rows in _batched(self._rows("block", "id")):
             with self._store.transaction() as db:
                 for row in rows:
-                    checked = self._checked_block(row)
-                    if checked is None:
-                        continue
-                    db.execute(_insert("block"), checked)
-                    last_block, last_seq = max(last_block, checked[0]), max(last_seq, checked[4])
-                    self._room_bytes -= len(checked[8])
+                    self._copy_block(db, row)
+                    last_block, last_seq = max(last_block, row[0]), max(last_seq, row[4])
+                    self._room_bytes -= len(row[8])
             self._breathe()
             if self._room_bytes < 0:
                 self._saved.cut_short = "the disk is too full"
                 break
         return last_seq, last_block
 
-    def _checked_block(self, row: Sequence[Any]) -> Sequence[Any] | None:
-        """Give a block's row, with what stands beside the data taken from the data again."""
-        id_, series, era, _, _, from_ms, _, _, data = row
-        try:
-            whole((id_, series, era, from_ms))
-            chunk = decode_block(data, self._series[series], era, from_ms)
-        except (Damaged, ValueError, TypeError, KeyError):
-            return None
-        self._need_era(era, from_ms)
-        to_ms = max(chunk.unix_ms)
-        self._newest_ms = max(self._newest_ms, to_ms)
-        self._saved.readings += len(chunk)
-        seqs = chunk.seqs
-        return (id_, series, era, seqs[0], seqs[-1], chunk.unix_ms[0], to_ms, len(chunk), data)
+    def _copy_block(self, db: sqlite3.Connection, row: Sequence[Any]) -> None:
+        block = block_row(row)
+        chunk = block.chunk(self._series) if block else None
+        if block and chunk:
+            self._need_era(block.era, block.from_ms)
+            self._newest_ms = max(self._newest_ms, block.to_ms)
+            self._saved.readings += len(chunk)
+            db.execute(_insert("block"), row)
 
     def _copy_tail(self, sealed_seq: int) -> None:
         for rows in _batched(self._rows("tail", "slot")):
             with self._store.transaction() as db:
-                for slot, seq, count, era, payload in rows:
-                    with suppress(Damaged):
-                        whole((slot, seq, count, era))
-                        readings = self._store.readings(payload) if seq >= sealed_seq else []
-                        if not readings or readings[0][0] != seq or len(readings) != count:
-                            continue
-                        self._need_era(era, readings[0][2])
-                        db.execute(_insert("tail"), (slot, seq, count, era, payload))
-                        self._saved.readings += count
+                for row in filter(None, map(tail_row, rows)):
+                    readings = row.readings()
+                    # Ids of series that are lost may be given to others.
+                    known = all(one[1] in self._series for one in readings)
+                    if row.seq < sealed_seq or not readings or not known:
+                        continue
+                    self._need_era(row.era, readings[0][2])
+                    put_row(db, "tail", row)
+                    self._saved.readings += row.length
             self._breathe()
 
     def _copy_rollups(self) -> int:
@@ -233,29 +236,33 @@ class _Salvage:
         for rows in _batched(self._rows("rollup", "meter_id, resolution, start_ms")):
             with self._store.transaction() as db:
                 for row in rows:
-                    with suppress(Damaged, sqlite3.IntegrityError):
-                        whole((row[2], row[3], row[4], row[12], row[13], row[14]))
-                        if row[4] in self._series:
-                            db.execute(_insert("rollup"), row)
-                            last = max(last, row[14])
-                            self._saved.rollups += 1
+                    if rollup_of_row(row, self._series):
+                        db.execute(_insert("rollup"), row)
+                        last = max(last, row[14])
+                        self._saved.rollups += 1
+            self._breathe()
         return last
 
     def _need_era(self, era: int, unix_ms: int) -> None:
         """Make up an era whose row is lost: of a boot of its own."""
         if era not in self._eras:
             self._eras.add(era)
-            lost = Era(era, f"lost {era}", 0, trusted=unix_ms >= RELEASED_UNIX_MS)
-            self._store.db.execute(_insert("era"), astuple(lost))
+            lost = Era(era, f"{LOST_BOOT} {era}", 0, trusted=unix_ms >= RELEASED_UNIX_MS)
+            put_row(self._store.db, "era", astuple(lost))
 
     def _rows(self, table: str, key: str) -> Iterator[Sequence[Any]]:
-        """Give the rows that can be reached: from the back, then from the front, then between."""
+        """Give the sound rows: those from the back, then from the front, then between."""
+        for row in self._reachable(table, key):
+            if len(row) == _COLUMNS[table] and is_sound(row):
+                yield row
+
+    def _reachable(self, table: str, key: str) -> Iterator[Sequence[Any]]:
         seen: set[Any] = set()
         for direction in ("DESC", "ASC"):
             keys = ", ".join(f"{name} {direction}" for name in key.split(", "))
             cursor = self._cursor(f"SELECT {key}, * FROM {table} ORDER BY {keys}", seen, key)
             try:
-                yield from (row for row in cursor if len(row) == _COLUMNS[table])
+                yield from cursor
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not is_damage(error):
                     raise

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 
-from edge.journal.store import HOUR_MS, Row, Store
+from edge.journal.rows import HOUR_MS
+from edge.journal.store import Row, Store
 from edge.record import Chunk, Series
 
 _MOST_READINGS = 30_000

@@ -11,48 +11,40 @@ all the same, and only reading it again tells.
 from __future__ import annotations
 
 import heapq
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from edge.batch import KeptRow, decode_batch, encode_batch
-from edge.batch import Row as BatchRow
+from edge.batch import KeptRow
 from edge.block import encode_block
 from edge.era import Correction, Era
-from edge.errors import JournalError
-from edge.journal.schema import FORMAT, SCHEMA, connect
+from edge.journal.database import Database
+from edge.journal.rows import (
+    HOUR_MS,
+    BlockRow,
+    Pending,
+    TailRow,
+    block_row,
+    columns_of_series,
+    era_of_row,
+    series_of_row,
+    tail_row,
+    tail_rows,
+    whole,
+)
+from edge.journal.schema import is_sound, put_row, with_crc
 from edge.place import Place
 from edge.record import Chunk, Series
 
-HOUR_MS = 3_600_000
-MOST_READINGS = 1000
-"""In one row of the tail."""
-
-_PAGE_BYTES = 512
-_FRAME_BYTES = _PAGE_BYTES + 24
 _OFFSET_NOISE_MS = 100
 """An era is written again when its clock was slewed by more."""
 
+LOST_BOOT = "lost"
+"""What the boot of an era is called whose own row could not be salvaged."""
 IMPORT_BOOT = "import"
 """The boot of the era that imported readings are in."""
-
-
-class Damaged(JournalError):
-    """The database holds what nobody wrote: it is to be set aside, and salvaged."""
-
-
-class Pending(NamedTuple):
-    """Readings of one era and one hour UTC, encoded for the tail. seq: of the first of `length`."""
-
-    seq: int
-    length: int
-    era: int
-    hour: int
-    payload: bytes
 
 
 class Row(NamedTuple):
@@ -65,70 +57,18 @@ class Row(NamedTuple):
     hour: int
 
 
-class Store:
-    """The database, open for writing. One thread.
-
-    Raises sqlite3.Error or OSError when it fails, JournalError when it is not ours to write, and
-    Damaged.
-    """
+class Store(Database):
+    """What the database holds. One thread; raises what Database does."""
 
     def __init__(self, path: Path, wal_bytes: int) -> None:
-        self.path = path
+        super().__init__(path, wal_bytes)
         self.unreadable = 0
-        """Readings in rows of the tail that are damaged."""
-        self.db = connect(path)
-        self.db.text_factory = _lenient_text
+        """Rows of the tail that are damaged."""
         try:
-            self._prepare(wal_bytes)
             self.load()
-            self._inode = path.stat().st_ino
         except BaseException:
             self.db.close()
             raise
-
-    def check_file(self) -> None:
-        """Raise JournalError when the file that is open is no longer the one in the folder."""
-        try:
-            same = self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise JournalError(f"{self.path} was deleted or replaced while it was in use.")
-
-    def close(self) -> None:
-        """Close the database. Raises nothing: what is committed is on the disk."""
-        with suppress(sqlite3.Error):
-            self.db.close()
-
-    # --- Opening ---
-
-    def _prepare(self, wal_bytes: int) -> None:
-        db = self.db
-        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {wal_bytes // _FRAME_BYTES}")
-        db.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
-        db.execute("PRAGMA cache_size = -1024")
-        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._create()
-        found = self.meta("format")
-        if found != FORMAT:
-            raise JournalError(
-                f"{self.path} has format {found}, and this version writes {FORMAT}; install the "
-                "version that wrote it, or move the file away to begin a new journal."
-            )
-        # What an earlier process or a failed fsync left in the log is made safe first.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _create(self) -> None:
-        with self.transaction() as db:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-            db.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                {"format": FORMAT, "sealed_seq": 1, "rolled_block": 0}.items(),
-            )
 
     def load(self) -> None:
         """Read again what is kept in memory."""
@@ -138,77 +78,51 @@ class Store:
         self.eras = {row[0]: era_of_row(row) for row in self.db.execute("SELECT * FROM era")}
         self._known = set(self.series.values())
         self.places: dict[str, Place] = {}
-        for sink, text in self.db.execute("SELECT sink, place FROM cursor"):
-            try:
-                self.places[sink] = Place.from_json(text)
-            except ValueError:
-                continue  # it is sent everything again
+        for row in self.db.execute("SELECT * FROM cursor"):
+            with suppress(ValueError):
+                if is_sound(row):  # or else it is sent everything again
+                    self.places[row[0]] = Place.from_json(row[1])
         self._load_tail()
 
     def _load_tail(self) -> None:
-        self.sealed_seq = int(self.meta("sealed_seq") or 1)
+        self.sealed_seq = self.meta("sealed_seq")
         self.rows: list[Row] = []
         """In use, in order of sequence."""
         self.last_ms: dict[tuple[int, int], int] = {}
         """(series, era) → time of the last reading in the tail."""
         self._free: list[int] = []
-        self._next_slot = 1
-        self.unreadable = 0
-        wrong: list[tuple[int, int, int]] = []
-        for slot, seq, count, era, payload in self.db.execute("SELECT * FROM tail"):
-            whole((slot, seq, count, era))
-            self._next_slot = max(self._next_slot, slot + 1)
-            readings = self.readings(payload)
-            # The payload has a checksum, what stands beside it has none.
-            true_seq, length = (readings[0][0], len(readings)) if readings else (0, 0)
-            if (true_seq, length) != (seq, count):
-                wrong.append((true_seq, length, slot))
-            if true_seq < self.sealed_seq:
-                heapq.heappush(self._free, slot)
-                self.unreadable += count if not readings and seq >= self.sealed_seq else 0
-                continue
-            self.rows.append(Row(slot, true_seq, length, era, readings[0][2] // HOUR_MS))
-            for _, series, unix_ms, _, _ in readings:
-                self.last_ms[series, era] = max(unix_ms, self.last_ms.get((series, era), 0))
+        slots: set[int] = set()
+        damaged: set[int] = set()
+        for columns in self.db.execute("SELECT * FROM tail"):
+            whole(columns[:1])
+            row = tail_row(columns)
+            if row is None:
+                damaged.add(columns[0])
+            elif row.slot not in slots:
+                slots.add(row.slot)
+                self._load_row(row)
+        self.unreadable = len(damaged)
+        self._free += damaged - slots
+        heapq.heapify(self._free)
+        self._next_slot = max(slots | damaged, default=0) + 1
         self.rows.sort(key=lambda row: row.seq)
-        self.next_seq = max([self.sealed_seq, *(row.seq + row.length for row in self.rows)])
-        if wrong:
-            with self.transaction() as db:
-                db.executemany("UPDATE tail SET seq = ?, count = ? WHERE slot = ?", wrong)
+        ends = [row.seq + row.length for row in self.rows[-1:]]
+        # The last row may be damaged, and its numbers given away all the same.
+        lives = [place.live for place in self.places.values()]
+        self.next_seq = max([self.sealed_seq, *ends, *lives])
 
-    # --- Small things ---
+    def _load_row(self, row: TailRow) -> None:
+        readings = self._known_readings(row) if row.seq >= self.sealed_seq else []
+        if not readings:
+            self._free.append(row.slot)
+            return
+        hour = readings[0][2] // HOUR_MS
+        self.rows.append(Row(row.slot, row.seq, row.length, row.era, hour))
+        for _, series, unix_ms, _, _ in readings:
+            key = series, row.era
+            self.last_ms[key] = max(unix_ms, self.last_ms.get(key, 0))
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit all or nothing. The error that broke it is the one that is raised."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.db
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                with suppress(sqlite3.Error):  # closing does it
-                    self.db.execute("ROLLBACK")
-            raise
-
-    def meta(self, key: str) -> int | None:
-        """Give a number that holds for the whole file."""
-        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else whole(row)[0]
-
-    def set_meta(self, key: str, value: int) -> None:
-        """Keep such a number; within a transaction."""
-        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    def used_bytes(self) -> int:
-        """Bytes of the pages in use."""
-        pages = self.db.execute("PRAGMA page_count").fetchone()[0]
-        unused = self.db.execute("PRAGMA freelist_count").fetchone()[0]
-        return int(pages - unused) * _PAGE_BYTES
-
-    def checkpoint(self) -> None:
-        """Move the log's pages into the database, as far as no reader needs the log."""
-        self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    # --- What is known ---
 
     def series_by_id(self) -> dict[int, Series]:
         """Give every recorded series."""
@@ -240,14 +154,16 @@ class Store:
         new_series = {key: id_ for key, id_ in series.items() if key not in self.series}
         new_eras = [era for era in eras if self._differs(era)]
         with self.transaction() as db:
-            self._write_series(new_series)
-            db.executemany("INSERT OR REPLACE INTO era VALUES (?, ?, ?, ?)", map(astuple, new_eras))
+            for key, id_ in new_series.items():
+                put_row(db, "series", columns_of_series(id_, key))
+            for era in new_eras:
+                put_row(db, "era", astuple(era))
             for slot, row in zip(slots, rows, strict=True):
                 self._write_row(slot, row)
             for correction in corrections:
                 self._correct(correction)
             for sink, place in (places or {}).items():
-                db.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", (sink, place.to_json()))
+                put_row(db, "cursor", (sink, place.to_json()))
         self.series.update(new_series)
         self._known.update(new_series.values())
         self.eras.update((era.id, era) for era in new_eras)
@@ -279,64 +195,87 @@ class Store:
             return True
         return abs(known.offset_ms - era.offset_ms) > _OFFSET_NOISE_MS
 
-    def _write_series(self, series: Mapping[Series, int]) -> None:
-        rows = ((id_, *astuple(key)) for key, id_ in series.items())
-        self.db.executemany("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-
     def _write_row(self, slot: int, row: Pending) -> None:
         self.db.execute(
-            "INSERT INTO tail (slot, seq, count, era, payload) VALUES (?, ?, ?, ?, ?) "
+            "INSERT INTO tail (slot, seq, count, era, payload, crc) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (slot) DO UPDATE SET seq = excluded.seq, count = excluded.count, "
-            "era = excluded.era, payload = excluded.payload",
-            (slot, row.seq, row.length, row.era, row.payload),
+            "era = excluded.era, payload = excluded.payload, crc = excluded.crc",
+            with_crc((slot, row.seq, row.length, row.era, row.payload)),
         )
 
     def _correct(self, correction: Correction) -> None:
         """Move an era's readings by its correction; nothing is done a second time."""
-        era, into, shift_ms = astuple(correction)
-        self.db.execute(
-            "UPDATE block SET era = ?, from_ms = from_ms + ?, to_ms = to_ms + ? "
-            "WHERE era = ? AND id > ?",
-            (into, shift_ms, shift_ms, era, self.meta("rolled_block")),
-        )
+        self._correct_blocks(correction)
+        self._correct_tail(correction)
+        self.db.execute("DELETE FROM era WHERE id = ?", (correction.era,))
+
+    def _correct_blocks(self, correction: Correction) -> None:
+        ids = self.db.execute(
+            "SELECT id FROM block WHERE era = ? AND id > ?",
+            (correction.era, self.meta("rolled_block")),
+        ).fetchall()
+        for (id_,) in ids:
+            block = self.block(id_)
+            if block is not None:
+                times = (block.from_ms + correction.shift_ms, block.to_ms + correction.shift_ms)
+                moved = block._replace(era=correction.into, from_ms=times[0], to_ms=times[1])
+                self.db.execute(
+                    "UPDATE block SET era = ?, from_ms = ?, to_ms = ?, crc = ? WHERE id = ?",
+                    (correction.into, *times, with_crc(moved)[-1], id_),
+                )
+
+    def _correct_tail(self, correction: Correction) -> None:
         rows = self.db.execute(
-            "SELECT slot, payload FROM tail WHERE era = ? AND seq >= ?", (era, self.sealed_seq)
+            "SELECT * FROM tail WHERE era = ? AND seq >= ?", (correction.era, self.sealed_seq)
         ).fetchall()
         (last_slot,) = self.db.execute("SELECT max(slot) FROM tail").fetchone()
-        for slot, payload in rows:
-            readings = self.readings(payload)
-            shifted = [(seq, id_, ms + shift_ms, *rest) for seq, id_, ms, *rest in readings]
-            for number, row in enumerate(tail_rows(shifted, into)):
+        for row in filter(None, map(tail_row, rows)):
+            shifted = [
+                (seq, id_, unix_ms + correction.shift_ms, suspect, values)
+                for seq, id_, unix_ms, suspect, values in row.readings()
+            ]
+            for number, pending in enumerate(tail_rows(shifted, correction.into)):
                 last_slot += number > 0
-                self._write_row(last_slot if number else slot, row)
-        self.db.execute("DELETE FROM era WHERE id = ?", (era,))
+                self._write_row(last_slot if number else row.slot, pending)
 
     # --- What is in the tail ---
 
     def readings_of(self, row: Row) -> list[KeptRow]:
         """Read a row of the tail; nothing if it is damaged."""
-        found = self.db.execute("SELECT payload FROM tail WHERE slot = ?", (row.slot,)).fetchone()
-        return self.readings(found[0]) if found else []
+        found = self.db.execute("SELECT * FROM tail WHERE slot = ?", (row.slot,)).fetchone()
+        sound = tail_row(found) if found else None
+        return self._known_readings(sound) if sound and sound.seq == row.seq else []
 
-    def readings(self, payload: object) -> list[KeptRow]:
-        """Decode a row of the tail; nothing if it is damaged."""
-        if not isinstance(payload, bytes):
-            return []
-        try:
-            return [reading for reading in decode_batch(payload) if reading[1] in self._known]
-        except ValueError:
-            return []
+    def _known_readings(self, row: TailRow) -> list[KeptRow]:
+        return [reading for reading in row.readings() if reading[1] in self._known]
 
     # --- Blocks ---
 
     def add_block(self, series: int, chunk: Chunk) -> None:
         """Write a block; within a transaction."""
-        span = (chunk.seqs[0], chunk.seqs[-1], chunk.unix_ms[0], max(chunk.unix_ms))
-        self.db.execute(
-            "INSERT INTO block (series, era, first_seq, last_seq, from_ms, to_ms, count, data) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (series, chunk.era, *span, len(chunk), encode_block(chunk)),
+        (last_id,) = whole(self.db.execute("SELECT ifnull(max(id), 0) FROM block").fetchone())
+        row = BlockRow(
+            max(last_id, self.meta("rolled_block")) + 1,
+            series,
+            chunk.era,
+            first_seq=chunk.seqs[0],
+            last_seq=chunk.seqs[-1],
+            from_ms=chunk.unix_ms[0],
+            to_ms=max(chunk.unix_ms),
+            length=len(chunk),
+            data=encode_block(chunk),
         )
+        put_row(self.db, "block", row)
+
+    def block(self, id_: int) -> BlockRow | None:
+        """Read a block; None if it is damaged or gone."""
+        row = self.db.execute("SELECT * FROM block WHERE id = ?", (id_,)).fetchone()
+        return block_row(row) if row else None
+
+    def first_block(self, where: str, *parameters: int) -> BlockRow | None:
+        """Give the first of some blocks that is not damaged. where: its condition and order."""
+        ids = self.db.execute(f"SELECT id FROM block WHERE {where}", parameters)
+        return next(filter(None, (self.block(id_) for (id_,) in ids)), None)
 
     def release(self, count: int, sealed_seq: int) -> None:
         """Note that the first rows of the tail were sealed: their slots are free."""
@@ -352,44 +291,3 @@ class Store:
             with self.transaction() as db:
                 db.executemany("DELETE FROM tail WHERE slot = ?", ((slot,) for slot in surplus))
             self._free = heapq.nsmallest(keep, self._free)
-
-
-def tail_rows(readings: Sequence[BatchRow], era: int) -> list[Pending]:
-    """Encode readings of an era, in order of sequence, as rows that no hour's end divides."""
-    rows = []
-    for hour, run in groupby(readings, key=lambda reading: reading[2] // HOUR_MS):
-        readings_of_hour = list(run)
-        for start in range(0, len(readings_of_hour), MOST_READINGS):
-            part = readings_of_hour[start : start + MOST_READINGS]
-            rows.append(Pending(part[0][0], len(part), era, hour, encode_batch(part)))
-    return rows
-
-
-def whole(row: Sequence[Any]) -> Sequence[Any]:
-    """Give a row back; raises Damaged unless all of it is whole numbers."""
-    if not all(type(value) is int for value in row):
-        raise Damaged("database disk image is malformed: not a number")
-    return row
-
-
-def series_of_row(row: Sequence[Any]) -> Series:
-    """Make a series of a row of its table. Raises Damaged if that cannot be."""
-    id_, *words, stale_after_ms, max_power_kw, counter_kwh = row
-    whole((id_, stale_after_ms))
-    numbers = (max_power_kw, counter_kwh)
-    if not all(isinstance(word, str) for word in words) or not all(
-        number is None or type(number) in (int, float) for number in numbers
-    ):
-        raise Damaged("database disk image is malformed: not a series")
-    return Series(*row[1:])
-
-
-def era_of_row(row: Sequence[Any]) -> Era:
-    """Make an era of a row of its table. Raises Damaged if that cannot be."""
-    id_, boot, offset_ms, trusted = row
-    whole((id_, offset_ms, trusted))
-    return Era(id_, str(boot), offset_ms, bool(trusted))
-
-
-def _lenient_text(data: bytes) -> str:
-    return str(data, "utf-8", "replace")

@@ -16,14 +16,16 @@ from datetime import tzinfo
 from pathlib import Path
 
 from edge.clock import Clock
-from edge.era import Correction, Eras
+from edge.era import Correction
 from edge.errors import JournalError
 from edge.journal import kernelclock, overview, salvage, seal
 from edge.journal.intake import Intake
-from edge.journal.retention import Limits, expire
+from edge.journal.resuming import eras_of, fits
+from edge.journal.retention import Limits, expire, shrink
 from edge.journal.rollups import Folder
 from edge.journal.schema import FILE_NAME
 from edge.journal.store import Store
+from edge.journal.trouble import Trouble
 from edge.model import Meter, Reading
 from edge.place import Place
 from edge.record import JournalState
@@ -34,8 +36,6 @@ log = logging.getLogger("Journal")
 Inbox = Callable[[], Sequence[tuple[Meter, Reading]]]
 """Gives what came since the last call, oldest first."""
 
-_RETRY_S = 5.0
-_DAMAGED_RETRY_S = 60.0
 _SLOW_S = 1.0
 _PLACES_EVERY_S = 60.0
 _BREATH_S = 0.01
@@ -114,30 +114,39 @@ class Writer:
         self._intake: Intake | None = None
         self._corrections: list[Correction] = []
         self._known_places: dict[str, Place] = {}
-        self._damaged = False
+        self._trouble = Trouble()
         self._dropped = 0
         self._hurry = False
-        self._said: str | None = None
-        self._retry_mono_s = 0.0
         self._commit_mono_s = clock.mono_s()
         self._places_mono_s = clock.mono_s()
         self._checked_mono_s = -_RECHECK_S
         self._breath_mono_s = 0.0
-        self._written_before = kernelclock.thread_written_bytes()
+        self._written_before: int | None = None
 
     # --- A step ---
 
-    def step(self, *, final: bool = False) -> None:
-        """Do what is due. final: commit everything, and hurry."""
+    def step(self, *, final: bool = False) -> bool:
+        """Do what is due; tells whether no fault kept it from that. Always the same thread.
+
+        final: commit everything, and hurry.
+        """
         self._hurry = final
+        if self._written_before is None:
+            self._written_before = kernelclock.thread_written_bytes()
         try:
-            if self._store is not None or self._may_retry() or final:
+            if self._store is not None or final or self._trouble.may_retry(self._clock.mono_s()):
                 self._work(self._store or self._open(), final)
         except _FAULTS as error:
             self._fail(error)
         if self._intake is not None:
             self._take_in()
         self._publish()
+        return self._store is not None
+
+    @property
+    def has_new_places(self) -> bool:
+        """Whether there are places of sinks that are not on the disk."""
+        return self._new_places() != {}
 
     def close(self) -> None:
         """Close the database."""
@@ -160,13 +169,16 @@ class Writer:
 
     def _open(self) -> Store:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._damaged or salvage.is_begun(self.path):
+        if self._trouble.is_damaged or salvage.is_begun(self.path):
             notice = salvage.replace_damaged(self.path, self._wal_bytes, self._breathe)
             log.error("%s", notice)
             self._note(notice)
-            self._damaged = False
+            self._trouble.replaced()
         store = Store(self.path, self._wal_bytes)
         try:
+            if self._trouble.to_be_checked:
+                overview.check(store)
+                self._trouble.to_be_checked = False
             self._adopt(store)
         except BaseException:
             store.close()
@@ -174,17 +186,25 @@ class Writer:
         self._store = store
         self._folder = Folder(store, self._site.zone, self._site.fallback_max_kw)
         self._fold(store)
+        too_large = not self.opened and store.file_bytes() > self._limits.max_bytes
+        if too_large:
+            store.trim(0)
         self._expire(store)
+        if too_large:
+            shrink(store, self._limits.max_bytes, self._wal_bytes, self._breathe)
+        self._see(store)
+        self.opened = True
         return store
 
     def _adopt(self, store: Store) -> None:
         """Go on with what waits in memory, as far as it is not in the database after all."""
         intake = self._intake
-        if intake is None or not _fits(store, intake):
+        if intake is None or not fits(store, intake):
             if intake is not None:
                 intake.close()
                 self._dropped += intake.dropped + intake.waiting
-            intake = Intake(self._site.id, store, self._eras_of(store))
+            eras = eras_of(store, self._kernel.boot_id, self._settings.clock_wait_s)
+            intake = Intake(self._site.id, store, eras)
             self._corrections = []
         while intake.rows and intake.rows[0].seq < store.next_seq:
             self._count_recorded(intake.done(1))
@@ -193,54 +213,16 @@ class Writer:
             self.places.setdefault(sink, place)
         self._known_places = dict(store.places)
         if store.unreadable:
-            log.error("%d readings in the journal's tail cannot be read.", store.unreadable)
-        self.opened = True
-
-    def _eras_of(self, store: Store) -> Eras:
-        boot = self._kernel.boot_id
-        self._settle_earlier(store)
-        return Eras(
-            boot,
-            [era for era in store.eras.values() if era.boot == boot],
-            max(store.eras, default=0) + 1,
-            overview.newest_unix_ms(store),
-            self._settings.clock_wait_s,
-        )
-
-    def _settle_earlier(self, store: Store) -> None:
-        """Believe the untrusted eras of earlier boots whose clock was plausible.
-
-        Nothing more can be learned of them. Readings of the others keep times that are wrong:
-        they are kept, but in no rollup, and no sink is given them.
-        """
-        newest_ms = overview.newest_unix_ms(store)
-        for era in list(store.eras.values()):
-            if era.trusted or era.boot == self._kernel.boot_id:
-                continue
-            if overview.is_plausible(store, era.id, newest_ms):
-                store.commit((), {}, [replace(era, trusted=True)])
+            log.error("%d commits in the journal's tail cannot be read.", store.unreadable)
 
     def _fail(self, error: Exception) -> None:
         """Close the database, say what is wrong once, and try again later."""
         self.close()
-        damaged = salvage.is_damage(error)
-        again = damaged and self._damaged
-        self._damaged = self._damaged or damaged
-        wait_s = _DAMAGED_RETRY_S if again else 0.0 if damaged else _RETRY_S
-        self._retry_mono_s = self._clock.mono_s() + wait_s
-        text = f"The journal cannot be written ({_reason(error)}); readings wait in memory."
-        if text != self._said:
-            log.error("%s", text)
-        self._said = text
+        text = self._trouble.failed(error, self._clock.mono_s())
         self.state = replace(self.state, recording=False, last_error=text)
 
-    def _may_retry(self) -> bool:
-        return self._clock.mono_s() >= self._retry_mono_s
-
     def _recovered(self) -> None:
-        if self._said is not None:
-            log.info("The journal is written again.")
-        self._said = None
+        self._trouble.over()
         if not self.state.recording:
             self.state = replace(self.state, recording=True, last_error=None)
 
@@ -251,7 +233,7 @@ class Writer:
         if report is None or now_mono_s < self._checked_mono_s + _RECHECK_S:
             return
         self._checked_mono_s = now_mono_s
-        overview.check_pages(store)
+        overview.check(store)
 
     # --- Time ---
 
@@ -407,24 +389,3 @@ class Writer:
         self.state = replace(
             self.state, waiting=waiting, dropped=dropped, written_bytes=written, file_bytes=size
         )
-
-
-def _fits(store: Store, intake: Intake) -> bool:
-    """Tell whether readings in memory go with a database that was opened again."""
-    boots = {era.id: era.boot for era in intake.eras.all}
-    return (
-        all(intake.series.get(series) == id_ for series, id_ in store.series.items())
-        and all(boots.get(era.id, era.boot) == era.boot for era in store.eras.values())
-        and store.next_seq <= intake.next_seq
-    )
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).rstrip(".")
-    if "locked" in text:
-        return "another process has it open; stop the other dlm-edge"
-    if "full" in text:
-        return "the disk is full; make room"
-    if "readonly" in text:
-        return "it is read-only; check the disk and the rights of the folder"
-    return text
