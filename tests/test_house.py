@@ -63,8 +63,8 @@ NEIGHBOURS = {
 PURE = frozenset(
     {
         "__future__", "array", "base64", "bisect", "collections", "contextlib", "csv",
-        "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "heapq", "ipaddress",
-        "itertools", "json", "math", "operator", "re", "struct", "typing", "urllib.parse", "zlib",
+        "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools",
+        "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "typing", "urllib.parse", "zlib",
         "attrs", "cattrs", "jmespath",
     }
 )  # fmt: skip
