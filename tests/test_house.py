@@ -64,7 +64,8 @@ PURE = frozenset(
     {
         "__future__", "array", "base64", "bisect", "collections", "contextlib", "csv",
         "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools",
-        "heapq", "ipaddress", "itertools", "json", "math", "operator", "re", "struct", "typing", "urllib.parse", "zlib",
+        "heapq", "ipaddress", "itertools", "json", "math", "operator",
+        "re", "struct", "typing", "urllib.parse", "zlib",
         "attrs", "cattrs", "jmespath",
     }
 )  # fmt: skip
@@ -114,6 +115,7 @@ TESTED_BY = {
     "drivers/credentials": "sink_influx",
     "drivers/http/__init__": "http",
     "drivers/http/connection": "http",
+    "drivers/http/sockets": "http",
     "drivers/http/secrets": "http",
     "drivers/modbus/__init__": "modbus",
     "drivers/modbus/probe": "modbus_probe",
