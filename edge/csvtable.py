@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from edge.errors import Fault, Faulty
@@ -26,7 +26,7 @@ from edge.lineprotocol import FIELDS
 from edge.model import METER_TYPES
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 from edge.structure import nearest, shown, unknown_keys
-from edge.times import HOUR_MS, parse_time, timestamp
+from edge.times import ALL_TIMES, HOUR_MS, check_time, parse_time, timestamp
 
 DEFAULT_STALE_AFTER_MS = 60_000
 """Of a meter that a file says nothing more about."""
@@ -142,18 +142,20 @@ class _Lines:
 
 # --- From text -----------------------------------------------------------------------------------
 
+_MOST_DIGITS = 64
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _DIGITS = re.compile(r"\d{1,15}")
 
 
-def parse(lines: Iterable[str]) -> Iterator[Record | Rollup | Fault]:
+def parse(lines: Iterable[str], times: range = ALL_TIMES) -> Iterator[Record | Rollup | Fault]:
     """Read a table, row by row; a row that does not fit gives a fault that names its line.
 
-    Raises Faulty, before the first row is given, if the header does not fit.
+    times: unix ms that readings may have. Raises Faulty, before the first row is given, if the
+    header does not fit.
     """
     reader = csv.reader(lines, strict=True)
     columns = _parse_header(next(_rows(reader), []))
-    parse_row = _parse_rollup if "start" in columns else _parse_record
+    parse_row = _parse_rollup if "start" in columns else partial(_parse_record, times)
     return _parsed(reader, columns, parse_row)
 
 
@@ -208,7 +210,7 @@ def _parse_header(row: list[str] | csv.Error) -> list[str]:
     return columns
 
 
-def _parse_record(row: Mapping[str, str]) -> Record:
+def _parse_record(times: range, row: Mapping[str, str]) -> Record:
     values = {}
     for name, column in FIELDS.items():
         value = _number(row, column)
@@ -217,7 +219,8 @@ def _parse_record(row: Mapping[str, str]) -> Record:
     if not values:
         raise ValueError("has no value")
     suspect = _one_of(row, "quality", ("good", "suspect"), "good") == "suspect"
-    return Record(_parse_series(row), _time(row, "timestamp"), values, suspect)
+    unix_ms = _time(row, "timestamp", times)
+    return Record(_parse_series(row), unix_ms, values, suspect)
 
 
 def _parse_rollup(row: Mapping[str, str]) -> Rollup:
@@ -280,9 +283,9 @@ def made_series(
     )
 
 
-def _time(row: Mapping[str, str], column: str) -> int:
+def _time(row: Mapping[str, str], column: str, times: range = ALL_TIMES) -> int:
     try:
-        return parse_time(row[column])
+        return check_time(parse_time(row[column]), times)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
 
@@ -299,7 +302,7 @@ def _number(row: Mapping[str, str], column: str) -> float | None:
 
 def parse_number(text: str) -> float:
     """Read a decimal number. Raises ValueError with a sentence."""
-    value = float(text) if _NUMBER.fullmatch(text) else math.inf
+    value = float(text) if len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) else math.inf
     if not math.isfinite(value):
         raise ValueError(f"must be a number like 12.5, not {shown(text)}")
     return value

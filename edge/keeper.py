@@ -81,6 +81,8 @@ class Keeper:
         Blocks for timeout_s at most, half of which is kept for the disk.
         """
         deadline_s = self._clock.mono_s() + timeout_s
+        for uplink in self._uplinks:  # who is stuck takes no time from the others
+            uplink.begin_stop(timeout_s / 2)
         for uplink in self._uplinks:
             uplink.stop(max(0.0, deadline_s - timeout_s / 2 - self._clock.mono_s()))
         if self.journal is not None:

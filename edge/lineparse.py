@@ -18,7 +18,7 @@ from edge.errors import Fault
 from edge.lineprotocol import FIELDS, MEASUREMENT
 from edge.record import Series
 from edge.structure import nearest, shown
-from edge.times import YEAR_10000_MS
+from edge.times import ALL_TIMES, check_time
 
 _PART = r"(?:[^,= \\]|\\[,= ]|\\(?![,= ]))+"
 _LINE = re.compile(
@@ -28,24 +28,30 @@ _LINE = re.compile(
 _TAG = re.compile(rf",({_PART})=({_PART})")
 _ESCAPED = re.compile(r"\\([,= ])")
 _QUANTITIES = {field: name for name, field in FIELDS.items()}
+_MOST_CHARACTERS = 10_000
 _NANOSECONDS_FROM = 10**17
 """As milliseconds, this is in the year three million."""
 
 
-def parse(lines: Iterable[str]) -> Iterator[Record | Fault]:
-    """Read points, line by line; one that does not fit gives a fault that names its line."""
+def parse(lines: Iterable[str], times: range = ALL_TIMES) -> Iterator[Record | Fault]:
+    """Read points, line by line; one that does not fit gives a fault that names its line.
+
+    times: unix ms that they may have.
+    """
     for number, line in enumerate(lines, start=1):
         text = line.strip("\r\n")
         if not text or text.startswith("#"):
             continue
         try:
-            yield parse_point(text)
+            yield parse_point(text, times)
         except ValueError as error:
             yield Fault(f"line {number}", str(error))
 
 
-def parse_point(line: str) -> Record:
-    """Read one point. Raises ValueError with a sentence."""
+def parse_point(line: str, times: range = ALL_TIMES) -> Record:
+    """Read one point. times: unix ms that it may have. Raises ValueError with a sentence."""
+    if len(line) > _MOST_CHARACTERS:
+        raise ValueError(f"is longer than {_MOST_CHARACTERS:,} characters")
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(f"is no point like {MEASUREMENT},tag=… field=1.0 1760954400000")
@@ -54,9 +60,7 @@ def parse_point(line: str) -> Record:
     unix_ms = int(match["time"])
     if unix_ms >= _NANOSECONDS_FROM:
         unix_ms //= 1_000_000
-    if not 0 <= unix_ms < YEAR_10000_MS:
-        raise ValueError("is of a time before 1970 or after 9999")
-    return Record(_series(match["tags"]), unix_ms, _values(match["fields"]))
+    return Record(_series(match["tags"]), check_time(unix_ms, times), _values(match["fields"]))
 
 
 def _values(fields: str) -> Mapping[str, float]:

@@ -43,6 +43,13 @@ class Place:
         gaps = _joined([*self.gaps, (self.live, to_seq)])
         return replace(self, live=to_seq, gaps=_bounded(gaps))
 
+    def taken_back(self, from_seq: int, to_seq: int) -> Place:
+        """Give the place where a range that was sent waits in a gap again."""
+        given = (from_seq, min(to_seq, self.live))
+        if given[0] >= given[1]:
+            return self
+        return replace(self, gaps=_bounded(_joined(sorted([*self.gaps, given]))))
+
     def waiting(self, from_seq: int, to_seq: int) -> int:
         """Count the numbers of a range that the sink still has to be given."""
         ranges = [*self.gaps, (self.live, max(self.live, to_seq))]

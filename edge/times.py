@@ -12,6 +12,10 @@ HOUR_MS = 3_600_000
 YEAR_10000_MS = 253_402_300_800_000
 """The first unix ms that RFC 3339 has no words for."""
 
+ALL_TIMES = range(YEAR_10000_MS)
+"""Unix ms that a file may have."""
+YEAR_2000_MS = 946_684_800_000
+
 _RFC_3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:([Zz])|([+ -])(\d\d):?(\d\d))"
 )
@@ -46,6 +50,15 @@ def parse_time(text: str) -> int:
     since_epoch = begin - _EPOCH
     utc = since_epoch + offset if sign == "-" else since_epoch - offset
     return utc // timedelta(milliseconds=1) + int((fraction or "0")[:3].ljust(3, "0"))
+
+
+def check_time(unix_ms: int, times: range) -> int:
+    """Give the time as it is. times: unix ms. Raises ValueError with a sentence if outside."""
+    if unix_ms not in times:
+        raise ValueError(
+            f"must be a time from {timestamp(times.start)} to {timestamp(times.stop - 1)}"
+        )
+    return unix_ms
 
 
 def timestamp(unix_ms: int) -> str:

@@ -6,14 +6,15 @@ outage the newest is the first that a server is told, and old ones follow beside
 
 Each of the three is a lane with its own rests: where a server has no place for hours, readings go
 on. What is sent is only what is committed, and a range counts as sent when the server has
-answered. After a crash up to a minute is sent again, which a server that knows a point's key takes
-for the same.
+answered. After a crash, ours or the server's, up to a minute is sent again: a server may lose what
+it took and had not written to its disk, and takes what it has for the same by a point's key.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,7 +29,7 @@ from edge.lineprotocol import point_of_rollup, points_of_chunk
 from edge.payload import shown
 from edge.place import Place
 from edge.record import Resolution, SinkState
-from edge.sinks import JournalSink, Rejected
+from edge.sinks import JournalSink, Rejected, Unreached
 
 WAIT_S = 0.5
 """How long a stop may wait for the pump to look up from the journal."""
@@ -37,6 +38,8 @@ LAST_REST_S = 60.0
 LONGEST_REST_S = 300.0
 """However long a server asks to be left alone."""
 ROLLUPS_EVERY_S = 10.0
+LOSABLE_S = 60.0
+"""What a server took in its last so many seconds may be lost with it."""
 MOST_TOLD = 10
 """So many different errors of one outage are logged."""
 SHOWN_CHARACTERS = 200
@@ -94,6 +97,9 @@ class Uplink:
         self._prepared = False
         self._live, self._rollups, self._old = _Lane(), _Lane(), _Lane()
         self._backlog = Backlog(sink.batch_readings, self._reader)
+        self._taken: deque[tuple[float, int, int, int]] = deque()
+        """What was taken lately: when, from and to which number, and up to which change before."""
+        self._cut_off_due_s = 0.0
         self._advised: set[str] = set()
         self._told: set[str] = set()
         self._accepted = False
@@ -106,12 +112,16 @@ class Uplink:
         """Start the pump."""
         self._thread.start()
 
+    def begin_stop(self, _timeout_s: float) -> None:
+        """End after the request under way; returns at once."""
+        self._stopping.set()
+
     def stop(self, timeout_s: float) -> None:
         """End after the request under way; returns after timeout_s at the latest.
 
         The place is with the journal in any case, which is to be closed after this.
         """
-        self._stopping.set()
+        self.begin_stop(timeout_s)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -159,6 +169,10 @@ class Uplink:
             self._prepare()
             if send():
                 self._accepted = True
+            if self._sink.was_cut_off() and self._clock.mono_s() >= self._cut_off_due_s:
+                # Not each time: some end their connections whenever they have a moment's rest.
+                self._cut_off_due_s = self._clock.mono_s() + LOSABLE_S
+                self._take_back()
         except (SinkRetry, SinkForbidden, JournalError) as exc:
             self._backlog.drop()
             self._failed(lane, exc)
@@ -193,7 +207,7 @@ class Uplink:
         except DlmError:
             self._keep(self._place.deferred(to_seq))
             raise
-        self._keep(self._place.sent(from_seq, to_seq))
+        self._took(from_seq, to_seq)
         return bool(points)
 
     def _send_rollups(self) -> bool:
@@ -206,7 +220,7 @@ class Uplink:
             ]
             self._send(points, resolution)
         if found:
-            self._keep(replace(self._place, change=found[-1][0]))
+            self._took(self._place.live, self._place.live, found[-1][0])
         if len(found) < self._sink.batch_readings:
             self._rollups.due_s = self._clock.mono_s() + ROLLUPS_EVERY_S
         return bool(found)
@@ -221,7 +235,7 @@ class Uplink:
         points, done_seq = piece
         self._send(points, Resolution.RAW)
         if done_seq > from_seq:
-            self._keep(self._place.sent(from_seq, done_seq))
+            self._took(from_seq, done_seq)
         self._backlog.took(self._clock.mono_s() - began_s)
         self._old.due_s = began_s + len(points) / self._sink.backlog_per_s
         return bool(points)
@@ -239,6 +253,25 @@ class Uplink:
         if rejected:
             self._tell_rejected(rejected[0])
 
+    def _took(self, from_seq: int, to_seq: int, change: int | None = None) -> None:
+        """Note what the server took: a range, or rollups up to a change."""
+        now_s, place = self._clock.mono_s(), self._place
+        self._taken.append((now_s, from_seq, to_seq, place.change))
+        while self._taken[0][0] < now_s - LOSABLE_S:
+            self._taken.popleft()
+        place = place.sent(from_seq, to_seq)
+        self._keep(place if change is None else replace(place, change=change))
+
+    def _take_back(self) -> None:
+        """Let what the server took before it was lost be sent again."""
+        place = self._place
+        for _, from_seq, to_seq, change in self._taken:
+            place = place.taken_back(from_seq, to_seq)
+            place = replace(place, change=min(place.change, change))
+        self._taken.clear()
+        self._backlog.drop()
+        self._keep(place)
+
     def _keep(self, place: Place) -> None:
         if place != self._place:
             self._place = place
@@ -250,6 +283,8 @@ class Uplink:
         """Let a lane rest, and say why once."""
         if isinstance(exc, SinkForbidden):
             self._prepared = False
+        if isinstance(exc, Unreached):
+            self._take_back()
         lane.failed(exc, self._clock.mono_s())
         if lane is self._live:
             self._old.due_s = max(self._old.due_s, lane.due_s)

@@ -204,7 +204,7 @@ def test_no_text_is_a_bug(lines: list[str]) -> None:
         ("meter_reading,meter_id=m power=1 1760954400000", "did you mean"),
         ('meter_reading,meter_id=m power_kw="1" 1760954400000', "must be a number"),
         ("meter_reading,meter_id=m,resolution=hourly power_kw=1 1760954400000", "hourly"),
-        ("meter_reading,meter_id=m power_kw=1 -5", "before 1970"),
+        ("meter_reading,meter_id=m power_kw=1 -5", "from 1970-01-01"),
     ],
 )
 def test_a_faulty_point(line: str, word: str) -> None:
@@ -220,3 +220,28 @@ def test_points_of_a_server_have_nanoseconds() -> None:
     assert isinstance(record, Record)
     assert (record.unix_ms, record.series.name) == (START_MS + 5, "Main left")
     assert record.values == {"power": 2.0, "voltage": 230.0}
+
+
+@pytest.mark.parametrize("text", ["253402300799999", "0001-01-01T00:00:00Z", "1000000000000"])
+def test_a_time_outside_of_those_wanted_is_a_fault_of_its_line(text: str) -> None:
+    times = range(START_MS, START_MS + HOUR_MS)
+    rows = [f"{unix_ms},m,1" for unix_ms in (START_MS, text, START_MS + HOUR_MS - 1)]
+    first, fault, last = parse(["timestamp,meter_id,power_kw", *rows], times)
+    assert isinstance(first, Record)
+    assert isinstance(last, Record)
+    assert isinstance(fault, Fault)
+    assert fault.path == "line 3"
+    assert "must be a time from 2025-" in fault.message
+
+
+def test_a_point_outside_of_the_times_wanted_is_a_fault_of_its_line() -> None:
+    times = range(START_MS, START_MS + HOUR_MS)
+    lines = [
+        f"meter_reading,meter_id=m power_kw=1 {unix_ms}"
+        for unix_ms in (START_MS, START_MS - 1, 253402300799999, START_MS + HOUR_MS)
+    ]
+    first, *faults = lineparse.parse(lines, times)
+    assert isinstance(first, Record)
+    assert [fault.path for fault in faults if isinstance(fault, Fault)] == [
+        f"line {number}" for number in (2, 3, 4)
+    ]

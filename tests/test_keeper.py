@@ -11,11 +11,15 @@ import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from edge.clock import Clock
+from edge.config import load_config
 from edge.journal.history import History
+from edge.keeper import Keeper
+from edge.record import SinkState
 from tests.brokers import Mosquitto
 from tests.building import a_registration
 from tests.influx import Influxd
@@ -198,3 +202,29 @@ def test_a_regular_end_writes_all_that_was_read(tmp_path: Path, number: int) -> 
             timeout_s=5,
             what="the oldest reading",
         )
+
+
+class Stopped:
+    """An uplink that takes all the time there is to stop; it notes when it was told to."""
+
+    def __init__(self, told: list[tuple[str, float]]) -> None:
+        self._told = told
+        self.state = SinkState("it")
+
+    def begin_stop(self, timeout_s: float) -> None:
+        self._told.append(("begin", timeout_s))
+
+    def stop(self, timeout_s: float) -> None:
+        self._told.append(("end", timeout_s))
+        time.sleep(timeout_s)
+
+
+def test_who_is_stuck_takes_no_time_to_stop_from_the_others(tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    keeper = Keeper(load_config(None, {}, {"state.dir": str(tmp_path)}), Clock())
+    keeper._uplinks = [cast(Any, Stopped(told)) for _ in range(3)]
+    began_s = time.monotonic()
+    keeper.close(0.4)
+    assert time.monotonic() - began_s < 0.4 + 0.5
+    assert [what for what, _ in told] == ["begin"] * 3 + ["end"] * 3
+    assert all(timeout_s > 0 for what, timeout_s in told if what == "begin")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edge.place import MOST_GAPS, Place
 
 _SEQS = st.integers(1, 400)
+_BACK = st.lists(st.tuples(_SEQS, _SEQS), max_size=5)
 _STEPS = st.lists(st.tuples(st.sampled_from(["sent", "deferred"]), _SEQS, _SEQS), max_size=40)
 
 
@@ -137,3 +138,18 @@ def test_whatever_is_read_has_a_sound_form(value: object) -> None:
     except ValueError:
         return
     check_form(place)
+
+
+@given(_STEPS, _BACK)
+def test_what_is_taken_back_waits_and_nothing_else(
+    steps: list[tuple[str, int, int]], back: list[tuple[int, int]]
+) -> None:
+    place = Place()
+    for what, low, high in steps:
+        place = place.sent(low, high) if what == "sent" else place.deferred(high)
+    waiting = {seq for seq in range(1, 401) if place.waiting(seq, seq + 1)}
+    for low, high in back:
+        place = place.taken_back(low, high)
+        check_form(place)
+        waiting |= set(range(low, high))
+    assert {seq for seq in range(1, 401) if place.waiting(seq, seq + 1)} == waiting

@@ -5,9 +5,13 @@ Real are Debian's influxd 1.6 (1.x) and VictoriaMetrics (the 2.x write path).
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
-from collections.abc import Iterator
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
@@ -19,15 +23,16 @@ import pytest
 from edge.errors import SinkForbidden, SinkRetry
 from edge.record import Resolution
 from edge.settings import InfluxConfig, JournalConfig
-from edge.sinks import Rejected
+from edge.sinks import Rejected, Unreached
 from edge.sinks.influx import InfluxSink
 from tests.building import FakeClock
 from tests.http_peer import Asked, Authority, Behaviour, Exchange, HttpPeer, http_peer
 from tests.influx import Influxd, VictoriaMetrics
-from tests.peers import free_port
+from tests.peers import free_port, wait_until
 
 BEGIN_MS = 1_790_000_000_000
 FOR_EVER = JournalConfig(raw_days=36_500, hourly_days=36_500, daily_days=36_500)
+BARE = "http://:8086"
 SECRET = "s3cr3t-t0ken"
 
 
@@ -68,10 +73,16 @@ def error_2x(message: str, code: str = "invalid") -> dict[str, str]:
 # --- Real servers --------------------------------------------------------------------------------
 
 
-def test_victoria_metrics_says_what_to_make_where_it_may_not_be_made(tmp_path: Path) -> None:
+def test_victoria_metrics_has_no_buckets_and_needs_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with VictoriaMetrics(tmp_path) as server, closing(a_sink(server.url, token="any")) as sink:
-        (advice,) = sink.prepare()
-    assert "influx bucket create --name charging_data_hourly --retention 36500d" in advice
+        assert sink.prepare() == []
+        assert sink.prepare() == []
+    assert [(record.levelname, "no" in record.message) for record in caplog.records] == [
+        ("INFO", True)
+    ]
 
 
 def test_influxd_1_6_refuses_some_and_keeps_the_others(tmp_path: Path) -> None:
@@ -158,7 +169,7 @@ def test_influxd_1_6_keeps_each_resolution_as_long_as_set(tmp_path: Path) -> Non
 
 def test_influxd_1_6_asked_as_2_x_says_what_to_set(tmp_path: Path) -> None:
     with Influxd(tmp_path) as server, closing(a_sink(server.url, token=SECRET)) as sink:
-        assert len(sink.prepare()) == 1
+        assert sink.prepare() == []
         with pytest.raises(SinkForbidden, match=r"set database if it is InfluxDB 1\.x"):
             sink.send(points(1), Resolution.RAW)
 
@@ -305,6 +316,17 @@ def test_a_redirect_is_not_followed() -> None:
         assert len(peer.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "location",
+    [f"http://me:{SECRET}@h/x", f"//me:{SECRET}@h", f"http://me:?{SECRET}@h/", f"/x?{SECRET}"],
+)
+def test_a_redirect_shows_no_secret_of_where_it_leads(location: str) -> None:
+    with scripted(answers(302, location=location)) as (_, sink):
+        with pytest.raises(SinkForbidden, match="redirects to") as caught:
+            sink.send(points(1), Resolution.RAW)
+        assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [400, 404, 405, 422])
 @pytest.mark.parametrize("body", [b"<html>no</html>", b"", b"[1]", b"\xff{", b"[" * 9999])
 def test_a_proxy_that_says_no_loses_nothing(status: int, body: bytes) -> None:
@@ -400,6 +422,83 @@ def test_an_answer_without_end_is_not_read_to_it() -> None:
         sink.send(points(1), Resolution.RAW)
 
 
+@pytest.mark.parametrize("status", [400, 503])
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_that_was_not_read_to_its_end_spoils_nothing(status: int, packed: bool) -> None:
+    body = b" " * 3_000_000
+
+    def behave(exchange: Exchange) -> None:
+        if packed:
+            exchange.give(gzip.compress(body), status, content_encoding="gzip")
+        else:
+            exchange.give(body, status)
+
+    def attempt() -> None:
+        with pytest.raises((SinkRetry, SinkForbidden), match=str(status)):
+            sink.send(points(1), Resolution.RAW)
+
+    with scripted(behave) as (peer, sink):
+        for _ in range(3):
+            assert took_s(attempt) < 3
+        peer.behaviour = answers(204)
+        assert sink.send(points(1), Resolution.RAW) == []
+
+
+def took_s(call: Callable[[], None]) -> float:
+    """How long a call takes; on a thread, since it may take for ever."""
+    began_s = time.monotonic()
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(5.0)
+    return time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 400 X\r\nA: ", b"HTTP/1.1 400 X\r\n\r\n", b""])
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_answer_that_drips_is_left_in_time(head: bytes, secure: bool, tmp_path: Path) -> None:
+    def behave(exchange: Exchange) -> None:
+        with contextlib.suppress(OSError):
+            exchange.send(head)
+            exchange.drip(b"a" * 60_000, 0.1)
+
+    def attempt() -> None:
+        with pytest.raises(SinkRetry, match=r"no answer within 0\.5 s"):
+            sink.send(points(1), Resolution.RAW)
+
+    authority = Authority(tmp_path) if secure else None
+    with http_peer(behave, authority.server_context() if authority else None) as peer:
+        url = f"http{'s' * secure}://127.0.0.1:{peer.port}"
+        ca_file = authority.ca_file if authority else None
+        with closing(a_sink(url, timeout_s=0.5, ca_file=ca_file)) as sink:
+            assert took_s(attempt) < 2
+
+
+@pytest.mark.parametrize(("status", "error"), [(502, Unreached), (504, Unreached)])
+def test_a_proxy_that_does_not_reach_the_server_says_that_it_may_be_dead(
+    status: int, error: type[Exception]
+) -> None:
+    with scripted(answers(status)) as (_, sink), pytest.raises(error):
+        sink.send(points(1), Resolution.RAW)
+
+
+def test_a_connection_that_the_server_ended_meanwhile_is_told_once() -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.give(status=204)
+        exchange.hang_up()
+
+    with scripted(answers(204)) as (peer, sink):
+        sink.send(points(1), Resolution.RAW)
+        sink.send(points(1), Resolution.RAW)
+        assert not sink.was_cut_off()
+        peer.behaviour = behave
+        sink.send(points(1), Resolution.RAW)
+        wait_until(lambda: peer.served == 1, what="the end of the connection")
+        peer.behaviour = answers(204)
+        sink.send(points(1), Resolution.RAW)
+        assert sink.was_cut_off()
+        assert not sink.was_cut_off()
+
+
 def test_nothing_there_is_said_with_the_reason() -> None:
     sink = a_sink(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(SinkRetry, match=r"cannot be reached \(Connection refused\)"):
@@ -412,7 +511,9 @@ def test_a_name_that_nobody_knows_is_said() -> None:
         sink.send(points(1), Resolution.RAW)
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "localhost:8086", "http://[::", "://", "http://a:b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "localhost:8086", "http://[::", "://", "http://a:b", BARE]
+)
 def test_a_url_that_is_none_is_said(url: str) -> None:
     with pytest.raises((SinkForbidden, SinkRetry), match="url"):
         a_sink(url).send(points(1), Resolution.RAW)

@@ -827,3 +827,41 @@ def test_in_the_example_fleet_no_site_can_speak_for_another(fleet: BrokerConfig)
         for sink in sinks:
             sink.stop(5)
         watcher.close()
+
+
+# --- Among others on the broker ------------------------------------------------------------------
+
+
+def test_what_is_no_id_of_ours_is_left_alone(site: Site) -> None:
+    site.start()
+    watcher = site.watcher()
+    foreign = [f"dlm/s/meters/{name}/status" for name in ("x" * 65_400, "x", "meter_" + "y" * 99)]
+    removed = "dlm/s/meters/meter_0a1b/status"
+    for topic in (*foreign, removed):
+        watcher.put(topic, b"online")
+    sink = site.sink()
+    sink.publish(a_snapshot(online(METER)))
+    wait_until(lambda: settled(sink) and removed not in watcher.retained, what="the clearing")
+    assert watcher.retained.keys() >= set(foreign)
+    assert sink.state.last_error is None
+
+
+def test_only_so_many_are_cleared_at_a_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink, "MOST_CLEARED", 3)
+    site.start()
+    watcher = site.watcher()
+    topics = {f"dlm/s/meters/meter_{number}/status" for number in range(5)}
+    for topic in topics:
+        watcher.put(topic, b"online")
+
+    def left() -> int:
+        return len(topics & watcher.retained.keys())
+
+    sink = site.sink()
+    sink.publish(a_snapshot(online(METER)))
+    wait_until(lambda: settled(sink) and left() == 2, what="the first three")
+    sink.stop(5)
+    assert left() == 2
+    sink = site.sink()
+    sink.publish(a_snapshot(online(METER)))
+    wait_until(lambda: left() == 0, what="the others")

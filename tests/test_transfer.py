@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import pty
+import random
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.clock import Clock
 from edge.commands import export, imports
 from edge.config import load_config
 from edge.csvtable import Record, chunk_rows, header, parse
@@ -255,6 +259,63 @@ def test_a_file_that_is_not_there(
     assert "none.csv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["253402300799999", "0001-01-01T00:00:00Z", "{tomorrow}"])
+def test_a_time_that_nobody_can_have_measured_at_is_a_fault(
+    text: str, target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = text.format(tomorrow=Clock().unix_ms() + 25 * HOUR_MS)
+    for file, row in (("a.csv", f"{text},m,2"), ("a.lp", f"meter_reading,meter_id=m a=2 {text}")):
+        head = "timestamp,meter_id,power_kw\n" if file == "a.csv" else ""
+        (tmp_path / file).write_text(f"{head}{row}\n")
+        assert do_import(target, tmp_path / file) == 1
+        assert "0 readings added" in capsys.readouterr().out
+    assert content(target) == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "lp"])
+def test_a_line_without_end_is_a_fault_of_its_own(
+    kind: str, target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [f"{START_MS},m,1", f"{START_MS + 1},m,2"]
+    if kind == "lp":
+        good = [f"meter_reading,meter_id=m power_kw=1 {START_MS + number}" for number in range(2)]
+    head = "timestamp,meter_id,power_kw" if kind == "csv" else "# points"
+    file = tmp_path / "long"
+    file.write_text("\n".join([head, good[0], good[0] + "0" * 30_000_000, good[1], ""]))
+    tracemalloc.start()
+    assert do_import(target, file) == 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    told = capsys.readouterr()
+    assert told.out == "2 readings added, 0 were there already, 1 lines faulty.\n"
+    assert told.err.startswith("line 3")
+    assert peak < 10_000_000
+
+
+def test_readings_that_alternate_between_hours_are_put_together(
+    target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "two.csv"
+    rows = [f"{START_MS + number + number % 2 * HOUR_MS},m,1" for number in range(10_000)]
+    file.write_text("\n".join(["timestamp,meter_id,power_kw", *rows]))
+    assert do_import(target, file) == 0
+    assert capsys.readouterr().out.startswith("10,000 readings added")
+    with closing(sqlite3.connect(target / "journal.db")) as database:
+        assert database.execute("SELECT count(*) FROM block").fetchone() == (4,)
+    assert len(content(target)) == 10_000
+
+
+def test_any_order_of_many_hours_is_taken_in(target: Path, tmp_path: Path) -> None:
+    file = tmp_path / "many.csv"
+    times = [START_MS + number * HOUR_MS // 7 for number in range(300)]
+    random.Random(1).shuffle(times)
+    file.write_text("\n".join(["timestamp,meter_id,power_kw", *(f"{t},m,1" for t in times)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imports, "_MOST_HELD", 20)
+        assert do_import(target, file) == 0
+    assert len(content(target)) == 300
+
+
 # --- While the service runs ----------------------------------------------------------------------
 
 
@@ -281,6 +342,13 @@ def test_a_running_service_is_asked_and_says_the_same(
     assert do_export(service.state_dir, *flags, **{"api.port": service.port}) == 0
     assert capsysbinary.readouterr().out == directly
     assert directly.count(b"\n") > 1
+
+
+def test_a_running_service_is_said_to_leave_out_what_was_removed(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert do_export(service.state_dir, **{"api.port": service.port}) == 0
+    assert "removed are left out" in capsys.readouterr().err
 
 
 def test_a_running_service_takes_no_import(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timezone
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -25,12 +26,12 @@ from edge.model import Reading
 from edge.place import Place
 from edge.record import Chunk, Resolution, Rollup
 from edge.settings import InfluxConfig, JournalConfig
-from edge.sinks import JournalSink, Rejected
+from edge.sinks import JournalSink, Rejected, Unreached
 from edge.sinks.influx import InfluxSink
 from edge.uplink import Uplink
 from tests.building import FakeClock, a_meter, an_answer
 from tests.http_peer import Exchange, http_peer
-from tests.influx import Influxd
+from tests.influx import Influxd, VictoriaMetrics
 from tests.journals import HOUR_MS, START_MS, a_rollup, a_series
 from tests.peers import wait_until
 
@@ -128,6 +129,7 @@ class ScriptedSink:
         self.refused: set[float] = set()
         self.advice: list[str] = []
         self.prepared = self.closed = 0
+        self.cut_off = False
         self.attempts = 0
 
     def prepare(self) -> Sequence[str]:
@@ -147,6 +149,10 @@ class ScriptedSink:
             for point, value in zip(points, values, strict=True)
             if value in self.refused
         ]
+
+    def was_cut_off(self) -> bool:
+        was, self.cut_off = self.cut_off, False
+        return was
 
     def close(self) -> None:
         self.closed += 1
@@ -435,6 +441,64 @@ def test_what_a_person_has_to_do_is_said_once(caplog: pytest.LogCaptureFixture) 
     assert caplog.text.count("Run this.") == 1
 
 
+def lose(rig: Rig, how: str) -> None:
+    """Let the server have been away, as it is noticed with the next readings."""
+    if how == "ended its connection":
+        rig.sink.cut_off = True
+        return
+    rig.sink.fault = raises(Unreached("It is gone."))
+    rig.journal.commit(a_chunk(rig.journal.newest + 1, 1))
+    rig.step()
+    rig.sink.fault = lambda _resolution, _points: None
+
+
+@pytest.mark.parametrize("how", ["was not reached", "ended its connection"])
+def test_what_a_server_took_before_it_died_is_sent_again(how: str) -> None:
+    rig = Rig(Place(live=101, gaps=((1, 101),)))
+    rig.journal.commit(a_chunk(1, 100))
+    rig.journal.rolled.append((1, a_rollup()))
+    rig.run(5.0)
+    rig.journal.commit(a_chunk(101, 10))
+    rig.run(70.0)
+    for first in (111, 121):
+        rig.journal.commit(a_chunk(first, 10))
+        rig.run(15.0)
+    rig.journal.rolled.append((2, a_rollup()))
+    rig.run(15.0)
+    assert rig.journal.kept == Place(live=131, change=2)
+    rig.sink.batches.clear()
+    lose(rig, how)
+    newest = rig.journal.newest + 1
+    rig.journal.commit(a_chunk(newest, 1))
+    rig.run(70.0)
+    assert set(rig.sink.readings) == {float(seq) for seq in range(111, newest + 1)}
+    assert [what for what, _ in rig.sink.batches].count(Resolution.HOURLY) + [
+        what for what, _ in rig.sink.batches
+    ].count(Resolution.DAILY) == 1
+    assert rig.journal.kept == Place(live=newest + 1, change=2)
+
+
+def test_a_server_that_only_cannot_now_is_sent_nothing_twice() -> None:
+    rig = Rig()
+    rig.journal.commit(a_chunk(1, 10))
+    rig.run()
+    rig.sink.fault = raises(SinkRetry("Busy."))
+    rig.journal.commit(a_chunk(11, 1))
+    rig.run()
+    rig.sink.fault = lambda _resolution, _points: None
+    rig.run(10.0)
+    assert rig.sink.readings == [float(seq) for seq in range(1, 12)]
+
+
+def test_a_server_that_ends_each_connection_is_sent_no_more_than_twice() -> None:
+    rig = Rig()
+    for first in range(1, 601, 10):
+        rig.journal.commit(a_chunk(first, 10))
+        rig.sink.cut_off = True
+        rig.run(10.0)
+    assert len(rig.sink.readings) < 2 * 600 + 70
+
+
 # --- On threads, before servers ------------------------------------------------------------------
 
 
@@ -489,6 +553,42 @@ def test_influxd_1_6_stopped_and_started_holds_what_the_journal_holds(tmp_path: 
     assert [(row["time"], row["power_kw"]) for row in rows] == [
         (BEGIN_MS + 5000 * seq, float(seq)) for seq in range(1, newest + 1)
     ]
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_victoria_metrics_killed_holds_what_the_journal_holds_in_the_end(
+    noticed: bool, tmp_path: Path
+) -> None:
+    """It acknowledges what it has in memory only. noticed: something was to be sent meanwhile."""
+    journal = MemoryJournal()
+    with VictoriaMetrics(tmp_path) as server:
+        uplink = started("vm", server.url, journal, database=None, token="any")
+
+        def sent_are(count: int) -> bool:
+            return uplink.state.sent >= count
+
+        def commit(count: int) -> None:
+            journal.commit(a_chunk(journal.newest + 1, count))
+
+        for number in range(1, 6):
+            commit(300)
+            wait_until(partial(sent_are, 300 * number), what="some readings")
+        wait_until(lambda: uplink.state.backlog == 0, what="all of them")
+        server.kill()
+        if noticed:
+            commit(1)
+            wait_until(lambda: uplink.state.last_error, what="the outage", timeout_s=10)
+        server.start()
+        commit(1)
+        newest = journal.newest
+
+        def all_there() -> bool:
+            found = {value for _, _, value in server.points("meter_reading_power_kw")}
+            return found == {float(seq) for seq in range(1, newest + 1)}
+
+        wait_until(all_there, what="every reading", timeout_s=30)
+        assert journal.kept == Place(live=newest + 1)
+        uplink.stop(5.0)
 
 
 def test_a_stop_ends_the_thread_and_closes_the_sink() -> None:

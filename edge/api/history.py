@@ -3,12 +3,13 @@
 An answer is made in pieces of some hundred rows, each when the one before was sent, from a
 connection of its own: a client that reads slowly, or asks for all that there is, costs no memory
 and holds up nobody. Few are answered at a time, and between two pieces the control cycle has its
-turn.
+turn. Where all places are taken and another comes, the slowest reader is cut off, if it is slow.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 from edge import csvtable, render
 from edge.api import Request, Response
 from edge.api.question import DEFAULT_LIMIT, Question, parse_query
-from edge.errors import JournalError, RequestError
+from edge.errors import DlmError, JournalError, RequestError
 from edge.journal.history import History
 from edge.journal.merge import cut
 from edge.model import QUANTITY_NAMES, Meter, Quality
@@ -31,6 +32,10 @@ CSV_TYPE = "text/csv; charset=utf-8; header=present"
 STREAMS = 3
 """Answers without an end in sight that are sent at a time."""
 ROWS_PER_PIECE = 250
+
+SLOW_AFTER_S = 10.0
+SLOW_BYTES_PER_S = 64 * 1024
+"""Who takes less than this while we wait for it, for longer than that, makes room for another."""
 
 _PAGES = 2
 _PAGE_WAIT_S = 5.0
@@ -54,7 +59,7 @@ class HistoryAnswers:
         self._path = path
         self._report_damage = report_damage
         self._pages = threading.Semaphore(_PAGES)
-        self._streams = threading.Semaphore(STREAMS)
+        self._streams = _Streams()
 
     def answer(self, request: Request, meter_id: str, meter: Meter | None, now_ms: int) -> Response:
         """Answer one request. meter: as registered now, None if it is not; now_ms: unix ms.
@@ -77,22 +82,17 @@ class HistoryAnswers:
         self, path: Path, question: Question, meter_id: str, meter: Meter | None
     ) -> Response:
         def pieces() -> Generator[bytes, None, None]:
-            with self._turn(self._streams, 0), self._history(path) as history:
+            with self._history(path) as history:
                 yield from _pieces(history, question, meter_id, meter)
 
-        stream = _Begun(pieces())
+        stream = _Begun(pieces(), self._streams)
         content_type = CSV_TYPE if question.as_csv else "application/json; charset=utf-8"
         return Response(200, b"", content_type, stream=stream)
 
     @contextmanager
     def _turn(self, turns: threading.Semaphore, wait_s: float) -> Iterator[None]:
         if not turns.acquire(timeout=wait_s):
-            raise RequestError(
-                503,
-                "BUSY",
-                "Too many clients are being sent history; ask again in a few seconds.",
-                headers=(("Retry-After", "5"),),
-            )
+            raise _busy()
         try:
             yield
         finally:
@@ -109,23 +109,93 @@ class HistoryAnswers:
 
 
 class _Begun:
-    """A stream whose first piece is made at once, so that what fails then is still an answer."""
+    """A stream whose first piece is made at once, so that what fails then is still an answer.
 
-    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+    It has a place among `streams` until it is closed or cut off. Raises RequestError 503 if there
+    is none.
+    """
+
+    def __init__(self, pieces: Generator[bytes, None, None], streams: _Streams) -> None:
         self._pieces = pieces
-        self._first: bytes | None = next(pieces)
+        self._streams = streams
+        self._taken_bytes = 0
+        self._waited_s = 0.0
+        self._given_s: float | None = None
+        """Since when the client has had a piece to take; None while one is made."""
+        streams.admit(self)
+        try:
+            self._first: bytes | None = next(pieces)
+        except BaseException:
+            streams.leave(self)
+            raise
+
+    def rate(self, now_s: float) -> float:
+        """How fast the client takes what it is given, bytes/s; infinite while that is unknown."""
+        given_s = self._given_s
+        waited_s = self._waited_s + (now_s - given_s if given_s is not None else 0.0)
+        return self._taken_bytes / waited_s if waited_s > SLOW_AFTER_S else math.inf
 
     def __iter__(self) -> _Begun:
         return self
 
     def __next__(self) -> bytes:
+        if self._given_s is not None:
+            self._waited_s += time.monotonic() - self._given_s
+            self._given_s = None
+        if not self._streams.has(self):
+            raise _CutOff("The client took its history too slowly while another waited.")
         if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return next(self._pieces)
+            piece, self._first = self._first, None
+        else:
+            piece = next(self._pieces)
+        self._taken_bytes += len(piece)
+        self._given_s = time.monotonic()
+        return piece
 
     def close(self) -> None:
+        self._streams.leave(self)
         self._pieces.close()
+
+
+class _Streams:
+    """Who is sent history without an end in sight: few at a time. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[_Begun] = set()
+
+    def admit(self, newcomer: _Begun) -> None:
+        """Give a place, in which a slow one may have been. Raises RequestError 503."""
+        with self._lock:
+            if len(self._open) >= STREAMS:
+                now_s = time.monotonic()
+                slowest = min(self._open, key=lambda stream: stream.rate(now_s))
+                if slowest.rate(now_s) >= SLOW_BYTES_PER_S:
+                    raise _busy()
+                self._open.discard(slowest)
+            self._open.add(newcomer)
+
+    def has(self, stream: _Begun) -> bool:
+        """Whether it still has its place."""
+        return stream in self._open
+
+    def leave(self, stream: _Begun) -> None:
+        """Take its place from it; harmless when it has none."""
+        with self._lock:
+            self._open.discard(stream)
+
+
+class _CutOff(DlmError):
+    """A client is sent no more; one sentence."""
+
+
+def _busy() -> RequestError:
+    return RequestError(
+        503,
+        "BUSY",
+        "Too many clients are being sent history; ask again in a few seconds.",
+        headers=(("Retry-After", "5"),),
+    )
 
 
 # --- The answer ----------------------------------------------------------------------------------

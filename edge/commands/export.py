@@ -38,8 +38,13 @@ _EXAMPLES = """examples:
   dlm-edge export --resolution hourly --format line-protocol | influx write --precision ms …
 
 Line protocol has no place for suspect readings, so they are left out of it. While the service runs,
-a meter that was removed has to be named by its id.
+a meter that was removed has to be named by its id. Hours and days are for other programs: only raw
+readings can be imported, from which they are made.
 """
+_WITHOUT_REMOVED = (
+    "Meters that were removed are left out while the service runs; name them by --meter ID, or "
+    "stop it."
+)
 _ROWS = 500
 _TIMEOUT_S = 60.0
 _BAR_CHARACTERS = 24
@@ -101,6 +106,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
     try:
         with _source(config) as source:
             meters = _chosen(source.meters(), args.meter)
+            if isinstance(source, _Service) and args.meter is None:
+                print(_WITHOUT_REMOVED, file=sys.stderr)
             with _written_whole(args.output) as output:
                 rows = _export(source, meters, wanted, output)
     except (_ExportError, JournalError) as error:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from edge.clock import Clock
+from edge.errors import SinkRetry
 from edge.model import Snapshot
 from edge.record import Resolution, SinkState
 from edge.settings import SINK_KINDS, Config, SinkConfig
@@ -26,6 +27,10 @@ class Rejected:
 
     point: bytes
     reason: str
+
+
+class Unreached(SinkRetry):
+    """The server cannot be reached or fell silent: it may have died with what it had just taken."""
 
 
 class JournalSink(Protocol):
@@ -48,9 +53,16 @@ class JournalSink(Protocol):
     def send(self, points: Sequence[bytes], resolution: Resolution) -> list[Rejected]:
         """Send points of one resolution; when it returns, the server holds all but those given.
 
-        Raises SinkRetry or SinkForbidden: some of them may be there, and all are to be sent again.
-        Blocks for its time-out with each request; several are needed where the server takes fewer
-        at a time, or refuses some.
+        Raises SinkRetry or SinkForbidden: some of them may be there, and all are to be sent again;
+        and Unreached, a SinkRetry, where what was sent shortly before should be, too. Blocks for
+        its time-out with each request; several are needed where the server takes fewer at a time,
+        or refuses some.
+        """
+
+    def was_cut_off(self) -> bool:
+        """Tell, once, whether the server ended the connection between two requests.
+
+        It may have been started again so, and have lost what it had just taken.
         """
 
     def close(self) -> None:
@@ -72,6 +84,9 @@ class LiveSink(Protocol):
 
         Never blocks, never raises.
         """
+
+    def begin_stop(self, timeout_s: float) -> None:
+        """Begin to say goodbye to the server, for which there is timeout_s; returns at once."""
 
     def stop(self, timeout_s: float) -> None:
         """Say goodbye to the server and end; returns after timeout_s at the latest."""

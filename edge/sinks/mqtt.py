@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import threading
 from itertools import islice
 
@@ -47,9 +48,13 @@ STUCK_S = 10.0
 SETTLED_S = 5.0
 """A connection that is lost within this time was none."""
 FIRST_REOPEN_S, LAST_REOPEN_S = 1.0, 30.0
+MOST_CLEARED = 500
+"""So many meters that are not registered are cleared on one connection: anybody can retain some."""
 RETRY_REFUSED_S = 60.0
 """How often all is published again while the broker refuses some of it."""
 GOODBYE_S = 2.0
+
+_METER_ID = re.compile(r"meter_[A-Za-z0-9]{1,58}")
 
 log = logging.getLogger("Uplink")
 
@@ -77,6 +82,7 @@ class MqttSink:
         self._waiting: dict[str, bytes] = {}
         self._unconfirmed: set[str] = set()
         self._said_online = False
+        self._cleared = 0
         self._opened_mono_s = self._progress_mono_s = 0.0
         self._refused: set[str] = set()
         self._refused_mono_s = -math.inf
@@ -95,10 +101,15 @@ class MqttSink:
         """See `LiveSink.publish`; it is looked at within a tenth of a second."""
         self._snapshot = snapshot
 
-    def stop(self, timeout_s: float) -> None:
-        """See `LiveSink.stop`. A broker that does not listen says `offline` itself, later."""
+    def begin_stop(self, timeout_s: float) -> None:
+        """See `LiveSink.begin_stop`."""
         self._stop_mono_s = self._clock.mono_s() + timeout_s
         self._stopping.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """See `LiveSink.stop`. A broker that does not listen says `offline` itself, later."""
+        if not self._stopping.is_set():
+            self.begin_stop(timeout_s)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -139,6 +150,7 @@ class MqttSink:
         self._board.start_anew()
         self._opened_mono_s = self._progress_mono_s = self._clock.mono_s()
         self._said_online = False
+        self._cleared = 0
         try:
             while not self._stopping.is_set():
                 self._look(connection)
@@ -192,12 +204,17 @@ class MqttSink:
             )
 
     def _heard(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Clear what the broker retained of a meter that is not registered any more."""
+        """Clear what the broker retained of a meter that is not registered any more.
+
+        Only what can be one of ours, and not without end: any client of the broker can retain it.
+        """
         prefix, suffix = self._topics.meter_status("+").split("+")
         meter_id = topic[len(prefix) : -len(suffix)]
         snapshot = self._snapshot
         known = snapshot is None or meter_id in snapshot.meters
-        if retained and payload and not known and topic == self._topics.meter_status(meter_id):
+        ours = topic == self._topics.meter_status(meter_id) and _METER_ID.fullmatch(meter_id)
+        if retained and payload and ours and not known and self._cleared < MOST_CLEARED:
+            self._cleared += 1
             self._waiting.update(self._board.cleared(meter_id))
 
     def _say_goodbye(self, connection: Connection) -> None:

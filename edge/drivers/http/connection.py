@@ -3,8 +3,7 @@
 The only module that touches urllib3. Its connections are used, its pools are not: they retry and
 redirect by themselves.
 
-- The time-out is for a whole exchange. A socket's own time-out starts anew with each byte that
-  comes, so here each wait is cut to what is left of the whole.
+- The time-out is for a whole exchange: see `sockets`.
 - So many bytes and no more: of the body, and of all else that makes up an answer.
 - An idle connection may be closed by the server in the moment in which it is used. Then, and only
   then, the request is sent once more, on a new connection; a POST too, since all that a meter is
@@ -20,13 +19,9 @@ be repeated) and 15.2 (interim answers).
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import logging
-import math
 import os
-import socket
 import ssl
 import stat
 import time
@@ -35,7 +30,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
@@ -49,6 +43,7 @@ from urllib3.response import BaseHTTPResponse
 
 from edge.communication import HttpEndpoint
 from edge.drivers.credentials import tls_context
+from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
 
 MOST_BYTES = 1024 * 1024
@@ -106,8 +101,8 @@ class OriginConnection:
         """Whether a request can be sent; if the server closed it, or sent something, it is not."""
         if self._connection is None or self._connection.sock is None:
             return False
-        assert isinstance(self._connection.sock, _Socket)
-        if not _is_quiet(self._connection.sock):
+        assert isinstance(self._connection.sock, EndingSocket)
+        if not self._connection.sock.is_quiet():
             self.close()
         return self._connection is not None
 
@@ -126,9 +121,7 @@ class OriginConnection:
             connection.close()
             raise _unreachable(self._endpoint, timeout_s, exc) from exc
         connection.response_class = _FinalResponse
-        plain = connection.sock
-        if not isinstance(plain, _TlsSocket):
-            connection.sock = _Socket(plain.family, plain.type, plain.proto, plain.detach())
+        connection.sock = ending(connection.sock)
         self._connection = connection
         self._used = False
         self.opened += 1
@@ -155,7 +148,7 @@ class OriginConnection:
                         f"{self._other_scheme()}restart the device if it stays.",
                         Cause.CONNECTION_LOST,
                     ) from exc
-            except _TooMuch as exc:
+            except TooMuch as exc:
                 self.close()
                 raise _too_much(request, MOST_BYTES_READ) from exc
             except MeterError:
@@ -175,11 +168,9 @@ class OriginConnection:
         """
         connection = self._connection
         assert connection is not None
-        assert isinstance(connection.sock, _Socket)
-        connection.timeout = max(0.001, request.deadline_s - time.monotonic())
-        connection.sock.settimeout(connection.timeout)
-        connection.sock.deadline_s = request.deadline_s
-        connection.sock.bytes_left = MOST_BYTES_READ
+        assert isinstance(connection.sock, EndingSocket)
+        connection.sock.begin(request.deadline_s, MOST_BYTES_READ)
+        connection.timeout = connection.sock.gettimeout()
         try:
             connection.request(
                 request.method,
@@ -257,73 +248,6 @@ class _FinalResponse(HTTPResponse):
         raise HTTPException(f"more than {_MOST_INTERIM} interim answers")
 
 
-# --- Sockets that come to an end -----------------------------------------------------------------
-
-
-class _TooMuch(Exception):
-    """More came than bytes_left; no OSError, so that no library takes it for its own."""
-
-
-class _Socket(socket.socket):
-    """Reads until deadline_s, monotonic time, and at most bytes_left, whatever still comes."""
-
-    deadline_s = math.inf
-    bytes_left = MOST_BYTES_READ
-    has_surplus = False
-    """More was read than the answer; it is lost."""
-
-    def recv_into(self, *args: Any) -> int:
-        left_s = self.deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        self.settimeout(left_s)
-        count = super().recv_into(*args)
-        self.bytes_left -= count
-        if self.bytes_left < 0:
-            raise _TooMuch
-        return count
-
-    def makefile(self, *_args: Any, **_options: Any) -> Any:
-        return _Reader(super().makefile("rb", buffering=0), self)
-
-
-class _TlsSocket(_Socket, ssl.SSLSocket):
-    """The same over TLS."""
-
-
-class _Reader(io.BufferedReader):
-    """What an answer is read from; at its end it tells its socket of what it read ahead."""
-
-    def __init__(self, raw: io.RawIOBase, connection: _Socket) -> None:
-        super().__init__(raw)
-        self._connection = connection
-
-    def close(self) -> None:
-        if not self.closed:
-            self._connection.deadline_s = 0.0  # so that only what is there already can be seen
-            with contextlib.suppress(OSError):
-                self._connection.has_surplus |= bool(self.peek())
-        super().close()
-
-
-def _is_quiet(connection: _Socket) -> bool:
-    """Whether nothing lies there to be read: no byte that nobody asked for, and no end.
-
-    Reading is the only way to know over TLS, where session tickets may come at any time. What is
-    read is lost, so a connection that is not quiet is to be closed.
-    """
-    if connection.has_surplus:
-        return False
-    connection.settimeout(0)
-    try:
-        connection.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return True
-    except OSError:
-        pass
-    return False
-
-
 # --- Connecting ----------------------------------------------------------------------------------
 
 
@@ -353,7 +277,7 @@ def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
             "caFile cannot be read as certificates in PEM form; check the path and the file.",
             Cause.TLS,
         ) from exc
-    context.sslsocket_class = _TlsSocket
+    context.sslsocket_class = EndingTlsSocket
     return context
 
 
@@ -364,7 +288,7 @@ def _shared_context(verify: bool) -> ssl.SSLContext:
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    context.sslsocket_class = _TlsSocket
+    context.sslsocket_class = EndingTlsSocket
     return context
 
 

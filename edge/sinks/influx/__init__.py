@@ -31,15 +31,17 @@ from edge.errors import SinkForbidden, SinkRetry
 from edge.payload import shown
 from edge.record import Resolution
 from edge.settings import InfluxConfig, JournalConfig
-from edge.sinks import Rejected
+from edge.sinks import Rejected, Unreached
 from edge.sinks.influx.dialect import dialect_of, error_of
-from edge.sinks.influx.server import Answer, Server, Unanswered
+from edge.sinks.influx.server import Answer, Server, Unanswered, without_secrets
 
 FEWEST = 100
 """So many points are not too much for a server that did not answer."""
 
 _HEADERS = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
 _REASON_CHARACTERS = 200
+_NOBODY_BEHIND = (502, 504)
+"""What a proxy says of a server that it cannot reach."""
 
 
 class InfluxSink:
@@ -84,6 +86,11 @@ class InfluxSink:
                     self._most = self._ceiling = half
         return rejected
 
+    def was_cut_off(self) -> bool:
+        """Tell whether the connection had ended; see `JournalSink.was_cut_off`."""
+        was, self._server.was_cut_off = self._server.was_cut_off, False
+        return was
+
     def close(self) -> None:
         """Close the connection; see `JournalSink.close`."""
         self._server.close()
@@ -108,7 +115,8 @@ class InfluxSink:
         answer = self._server.ask(method, target, body, headers)
         if answer.status >= 500 or answer.status in (408, 429):
             said = error_of(answer)
-            raise SinkRetry(
+            error = Unreached if answer.status in _NOBODY_BEHIND else SinkRetry
+            raise error(
                 f"{self._server.url} cannot take anything now (HTTP {answer.status}"
                 f"{f', {_cut(said)}' if said else ''}); check the server if it stays.",
                 _retry_after_s(answer, self._clock.unix_ms()),
@@ -139,7 +147,7 @@ class InfluxSink:
         if status == 404 and said:
             return f"has no {word} {name!r} ({http}); run: {dialect.creation(resolution)}"
         if 300 <= status < 400:
-            to = _cut(answer.headers.get("location", "nowhere").partition("?")[0])
+            to = _cut(without_secrets(answer.headers.get("location", "nowhere")))
             return f"redirects to {to} ({http}), which is not followed; set url to where it leads"
         return (
             f"does not answer as InfluxDB does ({http}); check url, and set database if it is "

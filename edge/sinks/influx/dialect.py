@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import shlex
 from abc import ABC, abstractmethod
@@ -27,6 +28,8 @@ from edge.sinks.influx.server import Answer
 
 Ask = Callable[..., Answer]
 """`Server.ask`."""
+
+log = logging.getLogger("Uplink")
 
 _DAY_S = 86_400
 _HOUR_S = 3600
@@ -106,6 +109,10 @@ class Dialect(ABC):
         """Give the command that sets the retention."""
 
 
+class _WithoutBuckets(Exception):
+    """The server takes points in the same way, and is no InfluxDB."""
+
+
 class Version2(Dialect):
     """InfluxDB 2.x, and what understands its /api/v2/write."""
 
@@ -114,6 +121,17 @@ class Version2(Dialect):
 
     def __init__(self, config: InfluxConfig, journal: JournalConfig) -> None:
         super().__init__(config, journal, config.bucket)
+        self._said_without = False
+
+    def prepare(self, ask: Ask) -> list[str]:
+        """See to the buckets, where the server has any; see `Dialect`."""
+        try:
+            return super().prepare(ask)
+        except _WithoutBuckets:
+            if not self._said_without:
+                self._said_without = True
+                log.info("The server knows nothing of buckets, so none are made or checked.")
+            return []
 
     def write_target(self, resolution: Resolution) -> str:
         """Give path and query; see `Dialect`."""
@@ -135,12 +153,16 @@ class Version2(Dialect):
 
     def _found(self, ask: Ask) -> Mapping[str, Any]:
         found = {}
+        knows_them = False
         for name in self.names.values():
             query = {"name": name} | ({"org": self._config.org} if self._config.org else {})
-            document = _document(ask("GET", f"/api/v2/buckets?{urlencode(query)}"))
-            for bucket in _objects(document.get("buckets")):
+            answer = ask("GET", f"/api/v2/buckets?{urlencode(query)}")
+            knows_them |= answer.status not in (400, 404) or error_of(answer) is not None
+            for bucket in _objects(_document(answer).get("buckets")):
                 if bucket.get("name") == name:
                     found[name] = bucket
+        if not knows_them:
+            raise _WithoutBuckets
         return found
 
     def _create(self, ask: Ask, resolution: Resolution) -> bool:

@@ -1,7 +1,8 @@
 """The connection to a server: one, kept open between requests. The only module here with urllib3.
 
-Who we are is read anew from its file with each connection, and there is a new one after each
-request that failed or was not authorised. Nothing is repeated or redirected here. Neither
+Each request ends in time, and in bytes, however slowly its answer comes. Who we are is read anew
+from its file with each connection, and there is a new one after each request that failed, was not
+authorised, or whose answer was not read to its end. Nothing is repeated or redirected here. Neither
 credentials nor the path of a request stand in any message.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -20,23 +23,26 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ReadTimeoutError,
-    SSLError,
 )
 from urllib3.util import Url, parse_url
 
 from edge import __version__
 from edge.drivers.credentials import tls_context
+from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import SinkForbidden, SinkRetry
 from edge.settings import InfluxConfig
+from edge.sinks import Unreached
 
 MOST_BYTES = 256 * 1024
 """Of an answer's body: what matters stands at its begin."""
+_MOST_BYTES_READ = 2 * MOST_BYTES
+"""Of an answer with its head, as it comes."""
 
 # What it warns of stands in our errors.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
-class Unanswered(SinkRetry):
+class Unanswered(Unreached):
     """The request went out, and no answer came: it may have been too much for the server."""
 
 
@@ -60,13 +66,15 @@ class Server:
         self._config = config
         self._authorization = authorization
         self._url = _parsed(config.url)
-        self._pool: HTTPConnectionPool | None = None
+        self.was_cut_off = False
+        """Whether the server ended a connection that it had said to keep."""
+        self._connection: HTTPConnection | None = None
         self._headers: dict[str, str] = {}
 
     @property
     def url(self) -> str:
         """What messages call it: without a user, a password or a query."""
-        return Url(self._url.scheme, None, self._url.host, self._url.port, self._url.path).url
+        return _shown(self._url)
 
     def ask(
         self,
@@ -78,26 +86,27 @@ class Server:
         """Send a request and give its answer. target: path and query, below the server's own path.
 
         Raises SinkRetry when there is none, and SinkForbidden when it cannot be asked as it is
-        configured. Blocks for the time-out; for twice as long where it must connect, or where the
-        answer comes in bits.
+        configured. Blocks for the time-out, however slowly the answer comes; where it must connect,
+        for as long for each address of the host and for a TLS handshake, before that.
         """
-        pool = self._open()
         try:
-            response = pool.urlopen(
+            connection = self._open()
+            self._begin_exchange(connection)
+            connection.request(
                 method,
                 (self._url.path or "").rstrip("/") + target,
                 body,
-                headers={**self._headers, **(headers or {})},
-                retries=False,
-                redirect=False,
+                {**self._headers, **(headers or {})},
                 preload_content=False,
             )
+            response = connection.getresponse()
             answer_body = response.read(MOST_BYTES)
-            if not response.closed:
-                response.close()
-        except (HTTPError, OSError, ValueError) as exc:
+        except (HTTPError, HTTPException, TooMuch, OSError, ValueError) as exc:
             self.close()
             raise self._failure(exc) from exc
+        if not response.closed:  # what was not read to its end would be taken for the next answer
+            response.close()
+            self.close()
         answer_headers = {name.lower(): value for name, value in response.headers.items()}
         if response.status in (401, 403):  # who we are may have changed on the disk
             self.close()
@@ -105,44 +114,59 @@ class Server:
 
     def close(self) -> None:
         """Close the connection; harmless when it is closed."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
-    def _open(self) -> HTTPConnectionPool:
-        if self._pool is None:
-            self._headers = {"User-Agent": f"dlm-edge/{__version__}"}
-            authorization = self._authorization()
-            if authorization is not None:
-                self._headers["Authorization"] = authorization
-            self._pool = self._new_pool()
-        return self._pool
+    def _open(self) -> HTTPConnection:
+        """Give the connection; another one where the server has ended it meanwhile."""
+        if self._connection is not None:
+            found = self._connection.sock
+            if isinstance(found, EndingSocket):
+                if found.is_quiet():
+                    return self._connection
+                self.was_cut_off = True
+            self.close()
+        self._headers = {"User-Agent": f"dlm-edge/{__version__}"}
+        authorization = self._authorization()
+        if authorization is not None:
+            self._headers["Authorization"] = authorization
+        self._connection = connection = self._new_connection()
+        connection.connect()
+        connection.sock = ending(connection.sock)
+        return connection
 
-    def _new_pool(self) -> HTTPConnectionPool:
-        host, port = self._url.host or "", self._url.port
-        timeout = Timeout(connect=self._config.timeout_s, read=self._config.timeout_s)
-        if self._url.scheme == "http":
-            return HTTPConnectionPool(host, port, timeout, maxsize=1, block=True)
-        if self._url.scheme != "https" or not host:
+    def _begin_exchange(self, connection: HTTPConnection) -> None:
+        assert isinstance(connection.sock, EndingSocket)
+        timeout_s = self._config.timeout_s
+        connection.sock.begin(time.monotonic() + timeout_s, _MOST_BYTES_READ)
+        connection.timeout = timeout_s
+
+    def _new_connection(self) -> HTTPConnection:
+        host, port = (self._url.host or "").strip("[]"), self._url.port
+        timeout_s = self._config.timeout_s
+        if self._url.scheme not in ("http", "https") or not host:
             raise SinkForbidden(
                 f"{self.url} is no address of a server; set url to one like http://localhost:8086."
             )
+        if self._url.scheme == "http":
+            return HTTPConnection(host, port, timeout=timeout_s)
         context = _tls_context(self._config.ca_file)
-        return HTTPSConnectionPool(host, port, timeout, maxsize=1, block=True, ssl_context=context)
+        return HTTPSConnection(host, port, timeout=timeout_s, ssl_context=context)
 
     def _failure(self, exc: Exception) -> SinkRetry | SinkForbidden:
         """Say why no answer came. The errors that are others' subclasses come first."""
         timeout_s = f"{self._config.timeout_s:g} s"
         if isinstance(exc, NameResolutionError):
-            return SinkRetry(f"{self.url}: the host name is not known; check url and the network.")
+            return Unreached(f"{self.url}: the host name is not known; check url and the network.")
         if isinstance(exc, ConnectTimeoutError) and not isinstance(exc, NewConnectionError):
-            return SinkRetry(
+            return Unreached(
                 f"{self.url} did not answer the attempt to connect within {timeout_s}; check url "
                 "and the network."
             )
         if isinstance(exc, NewConnectionError):
             why = getattr(exc.__cause__, "strerror", None) or "no connection"
-            return SinkRetry(
+            return Unreached(
                 f"{self.url} cannot be reached ({why}); check that the server runs, and url."
             )
         if isinstance(exc, ReadTimeoutError | TimeoutError):
@@ -150,31 +174,44 @@ class Server:
                 f"{self.url} gave no answer within {timeout_s}; check the server, or raise "
                 "timeout_s."
             )
-        if isinstance(exc, SSLError):
-            cause = exc.args[0] if exc.args else None
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return SinkForbidden(
-                    f"{self.url} shows a certificate that is not trusted "
-                    f"({cause.verify_message}); set ca_file to the authority that signed it."
-                )
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return SinkForbidden(
+                f"{self.url} shows a certificate that is not trusted "
+                f"({exc.verify_message}); set ca_file to the authority that signed it."
+            )
+        if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
             return SinkRetry(f"{self.url} does not speak TLS as we do; check url.")
         return Unanswered(
             f"{self.url} broke off the connection or gave no HTTP answer; check url and the server."
         )
 
 
+def without_secrets(url: str) -> str:
+    """Give an address, such as a server's, without a user, a password or a query."""
+    try:
+        return _shown(parse_url(url))
+    except LocationParseError:
+        return "an address that is none"
+
+
+def _shown(url: Url) -> str:
+    return Url(url.scheme, None, url.host, url.port, url.path).url
+
+
 def _parsed(url: str) -> Url:
-    """Take an address apart; one that is none has no host, and is refused when it is used."""
+    """Take an address apart; one that is none has no scheme, and is refused when it is used."""
     try:
         return parse_url(url)
     except LocationParseError:
-        return Url(path="the url as configured")
+        return Url(host="the url as configured")
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     try:
-        return tls_context(ca_file)
+        context = tls_context(ca_file)
     except OSError as exc:  # ssl.SSLError is one
         raise SinkForbidden(
             "ca_file cannot be read as certificates in PEM form; check the path and the file."
         ) from exc
+    context.sslsocket_class = EndingTlsSocket
+    return context
