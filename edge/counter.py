@@ -16,14 +16,17 @@ so however the faults lie, never more is counted than rated power × 1.2 × time
       the baseline was near the top  ROLLOVER, if what flowed over the top is possible: counts
       it is near 0                   RESET, if all that it shows is possible: that much counts
       else                           REPLACEMENT: nothing counts, it is the new baseline
+    rises on and on, impossibly      TOO_FAST: ignored, the baseline stays
     the time between is unknown      CLOCK_STEP: nothing counts, it is the new baseline
+    it is longer than 31 days        GAP: nothing counts, it is the new baseline
 
-The last three need two more readings to be told from a glitch; until they are there, the jump and
-all behind it wait. A possible rise is a glitch too if the next two readings are back below it.
+ROLLOVER to TOO_FAST need two more readings to be told from a glitch; until they are there, the jump
+and all behind it wait. A possible rise is a glitch too if the next two readings are back below it.
 
 Between readings of two eras the wall clock counts when the system was started anew in between (a
-power cut), if it is later by a year at most: a clock that was not set says 1970 or 2000. Within one
-boot it was the clock that jumped, and how much time passed is unknown.
+power cut), if it is later. Within one boot it was the clock that jumped, and how much time passed
+is unknown. Nothing is spread over more than 31 days: a mean tells next to nothing of an hour then,
+and a clock that is wrong by years (1970, 2000, 2036) would fill all of them.
 
 Nearly all readings are a *usual* one: the value stands, or has risen by what is possible. Those are
 found for a whole column at once by functions that loop in C, and passed over without looking at
@@ -45,7 +48,9 @@ MARGIN = 1.2
 """A meter may for long measure more than it is rated for, and its clock is not ours."""
 REFRESH_MS = 10_000
 """How old a counter's value may be when it is read."""
-LONGEST_OUTAGE_MS = 366 * 86_400_000
+LONGEST_GAP_MS = 31 * 86_400_000
+"""What flowed in a longer time without readings is spread over none of it: a month is what bills
+and outages last, and each of the hours between has to be computed."""
 _LONGEST_SINCE_RESET_MS = 86_400_000
 """After a longer gap too many values are possible to take one for the energy since a reset."""
 _NEAR_TOP = 0.9
@@ -63,7 +68,9 @@ class Kind(str, Enum):
     RESET = "reset"
     REPLACEMENT = "replacement"
     GLITCH = "glitch"
+    TOO_FAST = "too fast"
     CLOCK_STEP = "clock step"
+    GAP = "gap"
 
 
 _MEANING = {
@@ -71,6 +78,9 @@ _MEANING = {
     Kind.RESET: "it was set to 0, and what it shows since counts",
     Kind.REPLACEMENT: "no energy can have done that, so nothing counts and it is the new start",
     Kind.GLITCH: "the value went away again, so it is ignored",
+    Kind.TOO_FAST: "it rises by more than the meter's power allows, so that does not count; if it "
+    "is right, the meter's maxPower is too low",
+    Kind.GAP: "there was no reading for over 31 days, so nothing counts and it is the new start",
     Kind.CLOCK_STEP: "the clock was set in between, so nothing counts and it is the new start",
 }
 
@@ -205,7 +215,10 @@ class _Walk:
             usual_to = self._usual_from(index)
             if usual_to > index:
                 index = self._pass(index, usual_to)
-            elif eras[index] != self._era or unix_ms[index] <= self.read_ms:
+            elif (
+                eras[index] != self._era
+                or not self.read_ms < unix_ms[index] <= self.read_ms + LONGEST_GAP_MS
+            ):
                 index = self._change_era(index)
             elif kwh[index] == self._value:
                 index = self._count(index, 0.0)
@@ -215,8 +228,8 @@ class _Walk:
     def _survey(self) -> tuple[Sequence[int], Sequence[int]]:
         """Find where the value changes, and the readings that may be other than usual; indexes.
 
-        The latter are those that begin an era or do not come later, and those that rise by more
-        than is possible since the last change, or fall, or come before a fall.
+        The latter are those that begin an era, do not come later or end a long gap, and those that
+        rise by more than is possible since the last change, or fall, or come before a fall.
         """
         unix_ms, kwh, eras = self._unix_ms, self._kwh, self._eras
         indexes = range(1, len(kwh))
@@ -234,6 +247,9 @@ class _Walk:
             *falls,
             *(index - 1 for index in falls),
         }
+        if max(unix_ms) - min(unix_ms) > LONGEST_GAP_MS:
+            gaps = map(gt, map(sub, unix_ms[1:], unix_ms), repeat(LONGEST_GAP_MS))
+            doubtful.update(compress(indexes, gaps))
         return moves, sorted(doubtful)
 
     def _usual_from(self, index: int) -> int:
@@ -268,7 +284,8 @@ class _Walk:
             return self._judge(index)
         kwh = self._kwh[index]
         if abs(kwh - self._value) > _resolution(kwh, self._value):
-            self._correct(Kind.CLOCK_STEP, index)
+            is_gap = self._is_one_clock(self._era, index) and self._unix_ms[index] > self.read_ms
+            self._correct(Kind.GAP if is_gap else Kind.CLOCK_STEP, index)
         self._begin_at(index)
         return index + 1
 
@@ -291,11 +308,22 @@ class _Walk:
             return back
         if not complete:
             return self._wait(index)
-        if all(self._follows(k, k + 1) for k in range(index, last)):
+        follows = all(self._follows(k, k + 1) for k in range(index, last))
+        if self._rises_on(index, last, at_any_rate=not follows):
+            self._correct(Kind.TOO_FAST, index)
+        elif follows:
             self._jump(index)
         else:
             self._correct(Kind.GLITCH, index)
         return index + 1
+
+    def _rises_on(self, index: int, last: int, *, at_any_rate: bool) -> bool:
+        """Whether the readings above the baseline keep rising; about as before, or at any rate."""
+        kwh = self._kwh
+        if kwh[index] <= self._value or any(map(self._falls_after, range(index, last))):
+            return False
+        step_kwh = (kwh[last] - kwh[index]) / _CONFIRMING
+        return step_kwh > 0 and (at_any_rate or kwh[index] - kwh[index - 1] <= 2 * step_kwh)
 
     def _wait(self, index: int) -> int:
         self.pending = True
@@ -374,13 +402,14 @@ class _Walk:
     def _elapses(self, era: int, from_ms: int, index: int) -> bool:
         """Whether the wall clock tells how much time passed until a reading."""
         elapsed_ms = self._unix_ms[index] - from_ms
-        if elapsed_ms <= 0:
-            return False
+        return 0 < elapsed_ms <= LONGEST_GAP_MS and self._is_one_clock(era, index)
+
+    def _is_one_clock(self, era: int, index: int) -> bool:
+        """Whether nobody set the clock between an era and a reading, as far as is known."""
         if self._eras[index] == era:
             return True
         boots = self._limits.boots
-        same_boot = era in boots and boots[era] == boots.get(self._eras[index])
-        return not same_boot and elapsed_ms <= LONGEST_OUTAGE_MS
+        return era not in boots or boots[era] != boots.get(self._eras[index])
 
     def _correct(self, kind: Kind, index: int) -> None:
         self.corrections.append(

@@ -12,8 +12,9 @@ minutes later. So an era has to earn *trust*:
 - the clock is plausible, and was set by somebody while the era before was not trusted, or
 - the clock is plausible, and nobody has set it for some minutes.
 
-Plausible is a clock that is not before this software was made and, unless somebody set it to what
-it is during this boot, not before the newest reading of the journal.
+Plausible is a clock that is not before this software was made. It is *doubtful* if it is far ahead
+of the newest reading of the journal, or, unless somebody set it to what it is during this boot,
+before it: then it has to go unset for a day.
 
 Once the era that the clock is in is trusted, every untrusted era of the same boot is *corrected*:
 its readings were taken at their monotonic time, whatever the wall clock said. Trusted eras stay as
@@ -30,6 +31,11 @@ STEP_MS = 500
 
 RELEASED_UNIX_MS = 1_735_689_600_000
 """2025-01-01T00:00Z: no reading of this software was taken before."""
+
+FAR_AHEAD_MS = 400 * 86_400_000
+"""A clock that is so far ahead of the newest reading was rather set wrong than off for so long."""
+DOUBTFUL_WAIT_S = 86_400.0
+"""How long a doubtful clock must go unset."""
 
 _MOST_CORRECTED = 16
 
@@ -71,7 +77,8 @@ class Eras:
     """The eras of this boot.
 
     known: those of this boot that are recorded. next_id: for the first new one. newest_unix_ms: of
-    the newest reading whose time is trusted. wait_s: how long a plausible clock must go unset.
+    the latest reading whose time is trusted, 0 without any. wait_s: how long a plausible clock must
+    go unset.
     """
 
     def __init__(
@@ -101,6 +108,18 @@ class Eras:
         """Whether the clock can be believed now."""
         return self._current is not None and self._eras[self._current.era].trusted
 
+    def waited_s(self, mono_s: float) -> float:
+        """Give how long the clock has gone unset."""
+        return 0.0 if self._current is None else mono_s - self._current.since_mono_s
+
+    def is_doubtful(self, unix_ms: int) -> bool:
+        """Tell whether the wall clock, as it is now, does not go with what was recorded before."""
+        if not self._newest_unix_ms:
+            return False
+        was_set = self._current is not None and self._current.was_set
+        early = not was_set and unix_ms < self._newest_unix_ms
+        return early or unix_ms > self._newest_unix_ms + FAR_AHEAD_MS
+
     def place(self, mono_s: float, unix_ms: int) -> tuple[int, int]:
         """Give the era of a reading, by id, and its wall-clock time there, ms."""
         offset_ms = unix_ms - round(mono_s * 1000)
@@ -127,7 +146,10 @@ class Eras:
         trusted = era.trusted or self._earns_trust(current, mono_s, unix_ms, synchronised)
         era = replace(era, offset_ms=offset_ms, trusted=trusted)
         self._eras[era.id] = era
-        return self._correct(era) if trusted else ()
+        if not trusted:
+            return ()
+        self._newest_unix_ms = unix_ms
+        return self._correct(era)
 
     def _near(self, offset_ms: int) -> Era | None:
         """Give the era of an offset, the nearest of them."""
@@ -167,9 +189,8 @@ class Eras:
             return True
         if unix_ms < RELEASED_UNIX_MS:
             return False
-        if not current.was_set and unix_ms < self._newest_unix_ms:
-            return False
-        return current.healed or mono_s - current.since_mono_s >= self._wait_s
+        wait_s = DOUBTFUL_WAIT_S if self.is_doubtful(unix_ms) else self._wait_s
+        return current.healed or mono_s - current.since_mono_s >= wait_s
 
     def _correct(self, into: Era) -> tuple[Correction, ...]:
         wrong = [era for era in self._eras.values() if not era.trusted]

@@ -35,6 +35,7 @@ class Keeper:
                 zone,
                 clock,
                 fallback_max_kw=config.site.grid_capacity_kw,
+                sinks=[name for name, section in config.sinks.items() if not is_live(section)],
             )
         self._live: list[LiveSink] = []
         self._uplinks: list[Uplink | LiveSink] = []

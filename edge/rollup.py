@@ -25,7 +25,7 @@ from itertools import chain, compress, pairwise, repeat
 from math import fsum
 from operator import gt, is_not, mul, sub
 
-from edge.counter import Correction, Limits, Rise, Trace, trace
+from edge.counter import Correction, Kind, Limits, Rise, Trace, trace
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 
 _HOUR_MS = 3_600_000
@@ -91,37 +91,48 @@ def _first_with_offset_of(like_ms: int, before_ms: int, after_ms: int, zone: tzi
 def hourly(
     start_ms: int,
     length_ms: int,
-    inside: Sequence[Chunk],
-    before: Sequence[Chunk],
-    after: Sequence[Chunk],
+    chunks: Sequence[Chunk],
     fallback_max_kw: float,
     boots: Mapping[int, str] = _NO_BOOTS,
 ) -> Hour:
     """Work out an hour of a meter.
 
-    inside, before, after: its readings in the hour and around it, in sequence; before and after
-    need 3 that carry the counters, if there are as many, however long ago. Best, before is all of
-    the hour before: counters that move in large steps are judged by the time since the last step.
-    fallback_max_kw: what counts as rated power where the meter was registered without any.
+    chunks: its readings in the hour and around it, in sequence; before and after it are needed 3
+    that carry the counters, if there are as many, however long ago. Best, there is all of the hour
+    before: counters that move in large steps are judged by the time since the last step.
+    fallback_max_kw: what counts as rated power where the meter was registered without any. More is
+    possible if the meter says that more flowed.
     boots: era → the boot it belongs to; see `counter`.
     """
-    series = _series_of(inside, before, after)
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    end_ms = start_ms + length_ms
+    series = _series_of(start_ms, end_ms, chunks)
     if series is None:
         return Hour(None, (), pending=False)
-    end_ms = start_ms + length_ms
-    chunks = [chunk for chunk in (*before, *inside, *after) if len(chunk)]
-    max_kw = fallback_max_kw if series.max_power_kw is None else series.max_power_kw
-    limits = Limits(max_kw, series.counter_kwh, boots)
+    rated_kw = fallback_max_kw if series.max_power_kw is None else series.max_power_kw
+    limits = Limits(max(rated_kw, _largest_kw(chunks)), series.counter_kwh, boots)
     counter = _trace("energy", chunks, limits)
     export = _trace("energyExport", chunks, limits)
     traces = [one for one in (counter, export) if one is not None]
-    corrections = [one for each in traces for one in each.corrections]
     decided_ms = min((one.decided_ms for one in traces), default=chunks[-1].unix_ms[-1])
     return Hour(
         _rollup(series, start_ms, end_ms, chunks, counter, export),
-        [one for one in corrections if start_ms <= one.unix_ms < end_ms],
+        [one for each in traces for one in _said(each.corrections, start_ms, end_ms)],
         pending=decided_ms < end_ms,
     )
+
+
+def _largest_kw(chunks: Iterable[Chunk]) -> float:
+    """Give the most that flowed, either way, by the meter's own word; 0 when it has none."""
+    known = (abs(kw) for chunk in chunks for kw in _good("power", chunk) if kw is not None)
+    return max(known, default=0.0)
+
+
+def _said(corrections: Iterable[Correction], start_ms: int, end_ms: int) -> list[Correction]:
+    """Give those within the hour; what rises too fast does so with every reading, so once."""
+    within = [one for one in corrections if start_ms <= one.unix_ms < end_ms]
+    first = next((one for one in within if one.kind is Kind.TOO_FAST), None)
+    return [one for one in within if one.kind is not Kind.TOO_FAST or one is first]
 
 
 def _rollup(
@@ -192,12 +203,12 @@ def _sum_of_known(energies_kwh: Iterable[float | None]) -> float | None:
     return fsum(known) if known else None
 
 
-def _series_of(
-    inside: Sequence[Chunk], before: Sequence[Chunk], after: Sequence[Chunk]
-) -> Series | None:
+def _series_of(start_ms: int, end_ms: int, chunks: Sequence[Chunk]) -> Series | None:
     """Give the meter as it was registered last in the hour, or else nearest to it."""
-    nearest = chain(reversed(inside), reversed(before), after)
-    return next((chunk.series for chunk in nearest if len(chunk)), None)
+    started = [chunk for chunk in chunks if chunk.unix_ms[0] < end_ms]
+    inside = (chunk for chunk in reversed(started) if chunk.unix_ms[-1] >= start_ms)
+    nearest = chain(inside, reversed(started), chunks)
+    return next((chunk.series for chunk in nearest), None)
 
 
 def _good(quantity: str, chunk: Chunk) -> Sequence[float | None]:

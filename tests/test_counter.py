@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge import counter
-from edge.counter import MARGIN, REFRESH_MS, Correction, Kind, Limits, Trace, trace
+from edge.counter import LONGEST_GAP_MS, MARGIN, REFRESH_MS, Correction, Kind, Limits, Trace, trace
 
 NOW_MS = 1_790_000_000_000
 RATED_KW = 22.0
@@ -233,14 +233,28 @@ class TestEras:
         assert kinds(traced) == [Kind.CLOCK_STEP]
 
     @pytest.mark.parametrize(
-        "elapsed_ms",
-        [-3_600_000, 0, NOW_MS, 367 * 86_400_000],
-        ids=["put back", "at once", "from 1970", "from years ago"],
+        ("elapsed_ms", "kind"),
+        [
+            (-3_600_000, Kind.CLOCK_STEP),
+            (0, Kind.CLOCK_STEP),
+            (NOW_MS, Kind.GAP),
+            (LONGEST_GAP_MS + 1, Kind.GAP),
+        ],
+        ids=["put back", "at once", "from 1970", "from a month ago"],
     )
-    def test_a_time_that_cannot_be_believed_gives_no_energy(self, elapsed_ms: int) -> None:
+    def test_a_time_that_cannot_be_believed_gives_no_energy(
+        self, elapsed_ms: int, kind: Kind
+    ) -> None:
         traced = self.follow(elapsed_ms, 0.02, {})
         assert total(traced) == 0.0
-        assert kinds(traced) == [Kind.CLOCK_STEP]
+        assert kinds(traced) == [kind]
+
+    def test_nothing_is_spread_over_a_long_gap_within_an_era(self) -> None:
+        for gap_ms, counted in ((LONGEST_GAP_MS, 5.0), (LONGEST_GAP_MS + 1, 0.0)):
+            times = [NOW_MS, NOW_MS + gap_ms, NOW_MS + gap_ms + 5000]
+            traced = trace("energy", times, [100.0, 105.0, 105.0], [1, 1, 1], WALLBOX)
+            assert total(traced) == pytest.approx(counted)
+            assert kinds(traced) == ([] if counted else [Kind.GAP])
 
     def test_a_glitch_and_a_time_before_all_are_left_out_together(self) -> None:
         times = [NOW_MS, NOW_MS + 5000, NOW_MS - 10_000, NOW_MS + 20_000]
@@ -250,6 +264,13 @@ class TestEras:
 
     def test_nothing_is_said_when_nothing_was_lost(self) -> None:
         assert self.follow(-5000, 0.0, {}).corrections == []
+
+
+@pytest.mark.parametrize("step_kwh", [0.07, 1.014])
+def test_what_rises_on_and_on_too_fast_is_told_as_that_and_not_counted(step_kwh: float) -> None:
+    traced = follow([500.013 + round(n * step_kwh, 3) for n in range(20)])
+    assert total(traced) <= 0.15, "what is lent once, and what it takes to be told"
+    assert set(kinds(traced)) == {Kind.TOO_FAST}
 
 
 def test_a_correction_is_one_sentence() -> None:

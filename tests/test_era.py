@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.era import RELEASED_UNIX_MS, STEP_MS, Correction, Era, Eras
+from edge.era import (
+    DOUBTFUL_WAIT_S,
+    FAR_AHEAD_MS,
+    RELEASED_UNIX_MS,
+    STEP_MS,
+    Correction,
+    Era,
+    Eras,
+)
 
 NOW_MS = 1_790_000_000_000
 HOUR_MS = 3_600_000
@@ -64,6 +72,57 @@ def test_a_clock_before_the_release_or_the_newest_reading_is_not_plausible() -> 
     ):
         machine.settle()
         assert not machine.eras.trusted
+
+
+def test_a_clock_far_from_the_newest_reading_is_believed_after_a_day_unset() -> None:
+    for newest_ms in (NOW_MS - FAR_AHEAD_MS - HOUR_MS, NOW_MS + 300 * 24 * HOUR_MS):
+        machine = Machine(NOW_MS, newest_unix_ms=newest_ms)
+        machine.settle()
+        machine.mono_s += DOUBTFUL_WAIT_S - 1
+        machine.settle()
+        assert machine.eras.is_doubtful(machine.unix_ms)
+        assert not machine.eras.trusted
+        machine.mono_s += 1
+        machine.settle()
+        assert machine.eras.trusted
+        assert not machine.eras.is_doubtful(machine.unix_ms)
+
+
+def test_a_clock_far_ahead_is_believed_when_somebody_set_it_or_the_kernel_says_so() -> None:
+    machine = Machine(10_000, newest_unix_ms=NOW_MS - 2 * FAR_AHEAD_MS)
+    machine.settle()
+    machine.step(NOW_MS)
+    machine.settle()
+    assert machine.eras.trusted
+    machine = Machine(NOW_MS, newest_unix_ms=NOW_MS - 2 * FAR_AHEAD_MS)
+    machine.settle(synchronised=True)
+    assert machine.eras.trusted
+
+
+def test_a_step_far_ahead_and_back_heals_what_was_read_meanwhile() -> None:
+    machine = Machine(NOW_MS)
+    machine.settle(synchronised=True)
+    machine.step(3 * FAR_AHEAD_MS)
+    machine.mono_s += 3600
+    machine.settle()
+    machine.mono_s += 3600
+    machine.settle()
+    assert not machine.eras.trusted
+    machine.step(-3 * FAR_AHEAD_MS)
+    assert machine.settle() == (Correction(2, 1, -3 * FAR_AHEAD_MS),)
+    assert machine.eras.trusted
+
+
+def test_a_clock_that_was_believed_for_years_stays_plausible() -> None:
+    machine = Machine(NOW_MS, newest_unix_ms=NOW_MS)
+    for _ in range(10):
+        machine.mono_s += 100 * 86_400
+        machine.settle()
+    machine.step(2 * STEP_MS)
+    machine.settle()
+    machine.mono_s += 300
+    machine.settle()
+    assert machine.eras.trusted
 
 
 def test_setting_the_clock_from_1970_corrects_what_was_read_before() -> None:

@@ -78,7 +78,7 @@ ROOMS = {
     "urllib3": {"drivers/http/connection", "sinks/influx/server"},
     "sqlite3": {
         f"journal/{name}"
-        for name in ("schema", "database", "writer", "salvage", "history", "offline")
+        for name in ("schema", "damage", "database", "writer", "salvage", "history", "offline")
     },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from edge.journal.history import History
 from edge.journal.importing import add_chunks
 from edge.journal.intake import counter_kwh
 from edge.journal.rollups import Folder
-from edge.journal.schema import FILE_NAME
+from edge.journal.schema import FILE_NAME, with_crc
 from edge.journal.store import Store
 from edge.journal.writer import Kernel, Site, Writer
 from edge.model import Meter, PollEnd, PollResult, Reading
@@ -54,6 +55,7 @@ class Bench:
         boot_id: str = "boot",
         synchronised: bool = True,
         zone: Any = timezone.utc,
+        sinks: Collection[str] | None = None,
         **settings: Any,
     ) -> None:
         self.clock = clock or HandClock(mono_s=1000.0, unix_ms=START_MS)
@@ -69,6 +71,7 @@ class Bench:
             self.clock,
             Kernel(boot_id, lambda: self.synchronised),
             self._take,
+            sinks,
         )
         self.path = self.writer.path
 
@@ -93,6 +96,9 @@ class Bench:
         """Let the time to the next commit pass, and commit."""
         self.clock.turn(10)
         self.writer.step()
+
+    def is_clock_trusted(self) -> bool:
+        return self.writer._wall_clock.now_ms() is not None
 
     def history(self) -> History:
         return History(self.path)
@@ -332,7 +338,132 @@ def test_nothing_is_too_old_while_the_clock_is_not_trusted(bench: Bench) -> None
     assert len(bench.raw()) == 121
 
 
+@pytest.mark.parametrize("ahead_days", [100, 300, 3650])
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_a_clock_that_is_ahead_for_a_while_costs_nothing(
+    tmp_path: Path, ahead_days: int, synchronised: bool
+) -> None:
+    bench = Bench(tmp_path, synchronised=synchronised)
+    bench.run(6 * 3600, every_s=300)
+    bench.clock.now_unix_ms += ahead_days * DAY_MS
+    bench.run(2 * 3600, every_s=300)
+    bench.clock.now_unix_ms -= ahead_days * DAY_MS
+    bench.run(3 * 3600, every_s=300)
+    assert len(bench.raw()) == 11 * 12
+    whole = [hour.start_ms for hour in bench.rollups() if hour.samples == 12]
+    assert len(whole) >= 7
+    assert len(bench.rollups(Resolution.DAILY)) >= 1
+    bench.writer.close()
+
+
+def test_what_stays_while_the_clock_is_ahead_is_told_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.run(2 * 3600)
+    bench.clock.now_unix_ms += 100 * DAY_MS
+    bench.run(3 * 3600)
+    (notice,) = bench.writer.state.notices
+    assert "99 days ahead" in notice
+    assert caplog.text.count("days ahead") == 1
+    bench.clock.now_unix_ms -= 100 * DAY_MS
+    bench.run(2 * 3600)
+    assert bench.writer.state.notices == ()
+
+
+def test_after_a_long_time_without_power_what_is_too_old_goes_little_by_little(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, raw_days=2)
+    bench.run(2 * 86_400, every_s=1200)
+    bench.writer.step(final=True)
+    bench.writer.close()
+    before = len(bench.raw())
+    bench.clock.now_unix_ms += 3 * DAY_MS
+    after = bench.next(raw_days=2, boot_id="next")
+    after.run(2 * 3600, every_s=1200)
+    assert len(after.raw()) >= before - 4 * 6, "not at once"
+    after.run(86_400, every_s=1200)
+    assert after.raw()[0][1] >= after.clock.now_unix_ms - 2 * DAY_MS - 3 * HOUR_MS
+    after.writer.close()
+
+
+def test_hours_of_a_wrong_clock_that_had_to_go_keep_none_of_the_right_ones_back(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, max_bytes=1024 * 1024)
+    bench.run(3600)
+    bench.clock.now_unix_ms += 40 * DAY_MS
+    bench.run(2 * 3600)
+    bench.clock.now_unix_ms -= 40 * DAY_MS
+    store = bench.writer._store
+    assert store is not None
+    with store.transaction():
+        store.set_meta("raw_gone_ms", START_MS + 40 * DAY_MS)
+    bench.run(2 * 3600)
+    assert store.meta("raw_gone_ms") <= bench.clock.now_unix_ms
+    bench.writer.close()
+
+
 # --- Sinks ---
+
+
+def test_a_sink_that_is_no_longer_configured_is_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, raw_days=1)
+    bench.writer.places.update(former=Place(live=1), kept=Place(live=31))
+    bench.run(2 * 3600)
+    after = bench.restart(raw_days=1, sinks={"kept"})
+    after.writer.step()
+    assert after.writer.places == {"kept": Place(live=31)}
+    assert after.sql("SELECT sink FROM cursor") == [("kept",)]
+    after.run(3 * 86_400, every_s=600)
+    assert after.writer.lost.keys() == {"kept"}
+    assert "former" not in caplog.text
+    after.writer.close()
+
+
+@pytest.mark.parametrize("place", [None, 5, 1.5, b"\x00", "[" * 10_000, '{"live":"1"}', "\ud800"])
+@pytest.mark.parametrize("vouched_for", [True, False])
+def test_a_place_that_is_none_keeps_nobody_from_starting(
+    bench: Bench, place: Any, vouched_for: bool
+) -> None:
+    bench.run(60)
+    bench.commit()
+    store = bench.writer._store
+    assert store is not None
+    text = "x" if place is None or place == "\ud800" else place
+    row = with_crc(("influx", text))
+    store.db.execute("INSERT INTO cursor VALUES (?, ?, ?)", row if vouched_for else (*row[:2], 1))
+    after = bench.restart()
+    after.writer.step()
+    assert after.writer.state.recording
+    assert after.writer.places == {}
+    after.writer.close()
+
+
+def test_sequence_numbers_that_sinks_were_given_come_no_second_time(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """The database is replaced by an older one that goes with nothing in memory."""
+    other = Bench(tmp_path / "other")
+    other.meter = Meter(**{**vars(other.meter), "name": "Another"})
+    other.run(120)
+    other.restart().writer.close()
+    bench.run(600)
+    bench.commit()
+    bench.writer.places["influx"] = Place(live=11)
+    bench.writer.close()
+    other.path.replace(bench.path)
+    bench.path.with_name(f"{FILE_NAME}-wal").unlink(missing_ok=True)
+    bench.writer._store = None
+    bench.read()
+    bench.commit()
+    bench.commit()
+    bench.read()
+    bench.commit()
+    assert bench.writer.sendable_seq >= 11
+    assert bench.raw()[-1][0] == bench.writer.sendable_seq
 
 
 def test_the_place_of_a_sink_is_there_after_a_restart(bench: Bench) -> None:
@@ -440,6 +571,55 @@ def test_plausible_readings_of_a_boot_that_was_cut_short_are_believed(tmp_path: 
     after.commit()
     assert after.writer.sendable_seq == 3
     after.writer.close()
+
+
+def test_a_controller_goes_on_after_its_clock_was_ahead_and_nobody_tells_it_the_time(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, synchronised=False)
+    bench.run(3600)
+    bench.clock.now_unix_ms += 300 * DAY_MS
+    bench.run(1800)
+    bench.clock.now_unix_ms -= 300 * DAY_MS
+    bench.run(1800)
+    after = bench.restart(boot_id="next", synchronised=False)
+    after.run(600)
+    assert after.writer.sendable_seq > 60
+    assert after.is_clock_trusted()
+    after.writer.close()
+
+
+def test_an_earlier_boot_far_ahead_is_not_believed_later(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run(3600)
+    ahead = bench.restart(boot_id="ahead", synchronised=False)
+    ahead.clock.now_unix_ms += 3650 * DAY_MS
+    ahead.run(600)
+    ahead.clock.now_unix_ms -= 3650 * DAY_MS
+    after = ahead.restart(boot_id="after", synchronised=True)
+    after.run(3600)
+    assert len(after.rollups()) == 2
+    with after.history() as history:
+        times = [ms for chunk, _ in history.since(1, 1000) for ms in chunk.unix_ms]
+    assert max(times) < START_MS + DAY_MS
+    after.writer.close()
+
+
+def test_readings_that_are_kept_back_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, clock=HandClock(20.0, 20_000), synchronised=False)
+    bench.run(300)
+    assert not bench.writer.state.notices
+    bench.run(600)
+    (notice,) = bench.writer.state.notices
+    assert "is not known to be set" in notice
+    assert "15 readings are kept back" in notice
+    assert caplog.text.count("is not known to be set") == 1
+    bench.synchronised = True
+    bench.run(60)
+    assert bench.writer.state.notices == ()
+    bench.writer.close()
 
 
 # --- Rollups ---
@@ -723,6 +903,90 @@ def test_a_database_that_was_deleted_is_made_anew(bench: Bench) -> None:
     bench.commit()
     bench.commit()
     assert [seq for seq, _, _ in bench.raw()] == [2]
+
+
+def test_a_log_that_was_deleted_costs_nothing_even_when_the_power_goes(bench: Bench) -> None:
+    bench.run(600)
+    bench.commit()
+    log = bench.path.with_name(f"{FILE_NAME}-wal")
+    log.unlink()
+    bench.read()
+    bench.commit()
+    assert "was deleted" in str(bench.writer.state.last_error)
+    bench.clock.turn(5)
+    bench.writer.step()
+    assert bench.writer.state.recording
+    assert log.exists()
+    assert [seq for seq, _, _ in bench.raw()] == list(range(1, 12))
+
+
+def test_a_log_that_is_cut_off_is_noticed(bench: Bench) -> None:
+    bench.run(600)
+    bench.commit()
+    os.truncate(bench.path.with_name(f"{FILE_NAME}-wal"), 0)
+    bench.read()
+    bench.commit()
+    assert not bench.writer.state.recording
+    for _ in range(4):
+        bench.commit()
+    assert bench.writer.state.recording
+    assert bench.raw()[-1][0] == 11
+
+
+@pytest.mark.parametrize("size", [0, 700, 4096])
+def test_a_database_that_is_cut_off_is_noticed_and_replaced(bench: Bench, size: int) -> None:
+    bench.run(2 * 3600)
+    bench.commit()
+    os.truncate(bench.path, size)
+    bench.read()
+    bench.commit()
+    for _ in range(4):
+        bench.commit()
+    assert bench.writer.state.recording
+    assert bench.raw()[-1][0] == 121
+
+
+def test_what_a_reader_cannot_read_is_looked_into_at_once(bench: Bench) -> None:
+    bench.run(60)
+    bench.commit()
+    bench.path.with_name(f"{FILE_NAME}-wal").unlink()
+    bench.writer.reported_damage = "disk I/O error"
+    bench.writer.step()
+    assert not bench.writer.state.recording
+    bench.clock.turn(5)
+    bench.writer.step()
+    assert len(bench.raw()) == 1
+
+
+def test_an_hour_is_sealed_although_nothing_new_comes(bench: Bench) -> None:
+    bench.run(3600)
+    bench.commit()
+    for _ in range(3):
+        bench.clock.turn(60)
+        bench.writer.step()
+    assert len(bench.rollups()) == 1
+
+
+def test_what_is_due_is_committed_while_long_work_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    bench.writer._announce = lambda: told.append(bench.writer.sendable_seq)
+
+    def work(*arguments: Any) -> None:
+        breathe = arguments[-1]
+        for _ in range(4):
+            bench.read()
+            bench.clock.turn(6)
+            assert breathe()
+
+    monkeypatch.setattr(Folder, "fold", work)
+    bench.run(3600 + 120)
+    assert told[-2:] == [told[-2], told[-2] + 2]
+    assert len({*told}) >= 2
+    monkeypatch.undo()
+    bench.writer.stopping = True
+    assert not bench.writer._breathe()
 
 
 def test_memory_is_bounded_while_the_disk_fails(

@@ -45,12 +45,8 @@ def chunk_of(
 
 
 def hour_from(*chunks: Chunk, start_ms: int = START_MS, length_ms: int = HOUR_MS) -> Hour:
-    """Work out an hour from chunks, each of which is before, inside or after it."""
-    end_ms = start_ms + length_ms
-    before = [chunk for chunk in chunks if chunk.unix_ms[-1] < start_ms]
-    after = [chunk for chunk in chunks if chunk.unix_ms[0] >= end_ms]
-    inside = [chunk for chunk in chunks if chunk not in before and chunk not in after]
-    return hourly(start_ms, length_ms, inside, before, after, fallback_max_kw=200.0)
+    """Work out an hour from chunks in sequence."""
+    return hourly(start_ms, length_ms, chunks, fallback_max_kw=200.0)
 
 
 def rollup_from(*chunks: Chunk) -> Rollup:
@@ -143,7 +139,7 @@ class TestPower:
 
     def test_nothing_is_none(self) -> None:
         assert hour_from() == Hour(None, (), pending=False)
-        assert hourly(START_MS, HOUR_MS, [chunk_of([])], [], [], 9.0) == hour_from()
+        assert hourly(START_MS, HOUR_MS, [chunk_of([])], 9.0) == hour_from()
         assert hour_from(chunk_of([(-MINUTE_MS, 5.0, None)])).rollup is None
         assert hour_from(chunk_of([(5000, 5.0, 1.0)], suspect=[0])).rollup is None
 
@@ -202,15 +198,15 @@ class TestEnergy:
         rows = chunk_of(every_5_s(10, 36.0, kwh=100.55), era=2)
         assert rollup_from(boot, rows).energy_kwh == pytest.approx(0.45)
         for start_ms in (0, 20 * 365 * 24 * HOUR_MS, START_MS - HOUR_MS):
-            rollup = hourly(start_ms, HOUR_MS, [], [boot], [rows], 200.0).rollup
+            rollup = hourly(start_ms, HOUR_MS, [boot, rows], 200.0).rollup
             assert (rollup.energy_kwh if rollup else 0.0) == pytest.approx(
                 0.45 if start_ms == 0 else 0.0
             )
 
     def test_a_boot_that_goes_on_after_the_clock_was_put_forward(self) -> None:
         chunks = [chunk_of([(0, 1.0, 100.0)]), chunk_of([(1_800_000, 1.0, 110.0)], era=2)]
-        apart = hourly(START_MS, HOUR_MS, chunks, [], [], 200.0, {1: "a", 2: "b"})
-        same = hourly(START_MS, HOUR_MS, chunks, [], [], 200.0, {1: "a", 2: "a"})
+        apart = hourly(START_MS, HOUR_MS, chunks, 200.0, {1: "a", 2: "b"})
+        same = hourly(START_MS, HOUR_MS, chunks, 200.0, {1: "a", 2: "a"})
         assert apart.rollup is not None
         assert apart.rollup.energy_kwh == pytest.approx(10.0)
         assert same.rollup is not None
@@ -221,6 +217,15 @@ class TestEnergy:
         unknown = replace(GRID, max_power_kw=None)
         assert rollup_from(chunk_of(rows, series=unknown)).energy_kwh == pytest.approx(150.0)
         assert rollup_from(chunk_of(rows)).energy_kwh is None
+
+    def test_the_meters_own_power_counts_as_possible(self) -> None:
+        rows = every_5_s(720, 300.0, kwh=100.0)
+        assert rollup_from(chunk_of(rows)).energy_kwh == pytest.approx(300.0, rel=0.01)
+        rows = [(ms, None, kwh) for ms, _, kwh in rows]
+        hour = hour_from(chunk_of(rows))
+        assert hour.rollup is not None
+        assert hour.rollup.energy_kwh == pytest.approx(0.42, abs=0.01), "that much is lent once"
+        assert [correction.kind for correction in hour.corrections] == [Kind.TOO_FAST]
 
 
 class TestCorrections:
@@ -399,15 +404,9 @@ def hours_of(rows: Sequence[Row], context: int = 3) -> list[Rollup]:
         first, last = (
             sum(ms < limit_ms for ms, _, _ in rows) for limit_ms in (start_ms, start_ms + HOUR_MS)
         )
-        inside, before, after = (
-            [chunk_of(part)] if part else []
-            for part in (
-                rows[first:last],
-                rows[max(0, first - context) : first],
-                rows[last : last + context],
-            )
-        )
-        hour = hourly(START_MS + start_ms, HOUR_MS, inside, before, after, 200.0)
+        parts = rows[max(0, first - context) : first], rows[first:last], rows[last : last + context]
+        chunks = [chunk_of(part) for part in parts if part]
+        hour = hourly(START_MS + start_ms, HOUR_MS, chunks, 200.0)
         if hour.rollup is not None:
             rollups.append(hour.rollup)
     return rollups

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from edge.errors import JournalError
-from edge.journal import salvage
-from edge.journal.schema import FILE_NAME
+from edge.journal import damage, salvage
+from edge.journal.schema import FILE_NAME, connect
 from edge.journal.store import Store
 from edge.place import Place
 from edge.record import Rollup
@@ -159,12 +161,12 @@ def test_a_salvage_that_was_cut_off_is_gone_on_with(
     with pytest.raises(PowerCut):
         salvage.replace_damaged(path, 1 << 20, cut)
     assert not path.exists()
-    assert salvage.is_begun(path)
+    assert damage.is_begun(path)
     bench = Bench(tmp_path)
     bench.clock.turn(7 * 3600)
     bench.writer.step()
     assert bench.raw() == recorded.raw
-    assert not salvage.is_begun(path)
+    assert not damage.is_begun(path)
     bench.writer.close()
 
 
@@ -222,7 +224,7 @@ def test_a_log_that_cannot_be_emptied_is_not_lost(
     with pytest.raises(JournalError):
         salvage.replace_damaged(path, 1 << 20, lambda: None)
     assert not path.exists()
-    assert salvage.is_begun(path)
+    assert damage.is_begun(path)
     monkeypatch.undo()
     for ending in ("-shm", "-wal", ".broken-shm"):
         path.with_name(path.name + ending).write_bytes(b"stale")
@@ -244,4 +246,59 @@ def test_a_store_says_that_a_wrong_number_is_damage(tmp_path: Path) -> None:
     bench.writer.close()
     with pytest.raises(Exception, match="malformed") as caught:
         Store(bench.path, 1 << 20)
-    assert salvage.is_damage(caught.value)
+    assert damage.is_damage(caught.value)
+
+
+def test_what_sqlite_says_of_a_damaged_schema_is_damage() -> None:
+    for text in (
+        "table tail has no column named count",
+        "no such index: block_time",
+        "",
+        "database disk image is malformed",
+    ):
+        assert damage.is_damage(sqlite3.DatabaseError(text)), text
+    for text in ("disk I/O error", "database is locked", "database or disk is full"):
+        assert not damage.is_damage(sqlite3.OperationalError(text)), text
+
+
+def test_a_lost_format_is_damage(recorded: Recorded, tmp_path: Path) -> None:
+    shutil.copy(recorded.folder / FILE_NAME, tmp_path / FILE_NAME)
+    with closing(connect(tmp_path / FILE_NAME)) as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'format'")
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    for _ in range(3):
+        bench.writer.step()
+        bench.clock.turn(60)
+    assert bench.writer.state.recording, bench.writer.state.last_error
+    assert bench.raw() == recorded.raw
+    bench.writer.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"notes of somebody"])
+def test_a_stray_file_sets_no_sound_journal_aside(
+    recorded: Recorded, tmp_path: Path, content: bytes
+) -> None:
+    shutil.copy(recorded.folder / FILE_NAME, tmp_path / FILE_NAME)
+    (tmp_path / f"{FILE_NAME}.new").write_bytes(content)
+    bench = Bench(tmp_path)
+    bench.clock.turn(7 * 3600)
+    bench.writer.step()
+    assert bench.writer.state.notices == ()
+    assert bench.raw() == recorded.raw
+    bench.writer.close()
+
+
+def test_folders_in_the_way_do_not_stop_recording(recorded: Recorded, tmp_path: Path) -> None:
+    shutil.copy(recorded.folder / FILE_NAME, tmp_path / FILE_NAME)
+    for ending in (".new", ".broken", ".broken-wal"):
+        folder = tmp_path / f"{FILE_NAME}{ending}"
+        folder.mkdir()
+        (folder / "file").touch()
+    bench = reopened(recorded, tmp_path, lambda data: None)
+    assert bench.writer.state.notices == (), "they matter to nobody yet"
+    bench.writer.close()
+    salvage.replace_damaged(tmp_path / FILE_NAME, 1 << 20, lambda: None)
+    assert (tmp_path / BROKEN).is_file()
+    assert (tmp_path / f"{BROKEN}.1" / "file").exists()
+    assert (tmp_path / f"{FILE_NAME}.new.1" / "file").exists()

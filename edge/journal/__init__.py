@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import tzinfo
 from pathlib import Path
@@ -33,7 +33,8 @@ class Journal:
 
     site_id: of all readings. zone: of the site's days. fallback_max_kw: the rated power of meters
     that were registered without any. kernel: another one for tests. wake_s: how often it looks
-    whether something is due.
+    whether something is due. sinks: names of those that there are; the places of all others are
+    forgotten. None: of no sink.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Journal:
         fallback_max_kw: float = 500.0,
         kernel: Kernel | None = None,
         wake_s: float = 1.0,
+        sinks: Collection[str] | None = None,
     ) -> None:
         self.path = folder / FILE_NAME
         self._inbox = _Inbox()
@@ -57,7 +59,14 @@ class Journal:
         self._changed = threading.Condition()
         site = Site(site_id, zone, fallback_max_kw)
         self._writer = Writer(
-            folder, settings, site, clock, kernel or Kernel.real(), self._inbox.take
+            folder,
+            settings,
+            site,
+            clock,
+            kernel or Kernel.real(),
+            self._inbox.take,
+            sinks,
+            self._announce,
         )
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
@@ -70,7 +79,7 @@ class Journal:
 
         While a fault keeps readings from the disk it is tried again until then.
         """
-        self._stopping = True
+        self._stopping = self._writer.stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -152,8 +161,11 @@ class Journal:
         try:
             return self._writer.step(final=final)
         finally:
-            with self._changed:
-                self._changed.notify_all()
+            self._announce()
+
+    def _announce(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class _Inbox:

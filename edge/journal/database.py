@@ -8,12 +8,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.errors import JournalError
-from edge.journal.rows import lenient_text, number_of_row
+from edge.journal.rows import Damaged, lenient_text, number_of_row
 from edge.journal.schema import FORMAT, SCHEMA, connect, put_row
 
 _PAGE_BYTES = 512
 _FRAME_BYTES = _PAGE_BYTES + 24
-NEW_META = {"format": FORMAT, "sealed_seq": 1, "rolled_block": 0, "change": 0, "raw_gone_ms": 0}
+NEW_META = {
+    "format": FORMAT,
+    "sealed_seq": 1,
+    "rolled_block": 0,
+    "change": 0,
+    "raw_gone_ms": 0,
+    "aged_until_ms": 0,
+}
 """What `meta` holds of a journal that nothing is in."""
 _VACUUM_PAGES = 64
 
@@ -27,25 +34,44 @@ class Database:
 
     def __init__(self, path: Path, wal_bytes: int) -> None:
         self.path = path
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._sizes: dict[Path, tuple[int, int]] = {}
+        """Of the two files: inode, and bytes when we wrote last."""
         if not path.exists():
             path.touch(mode=0o600)  # SQLite gives the log the same rights
         self.db = connect(path)
         self.db.text_factory = lenient_text
         try:
             self._prepare(wal_bytes)
-            self._inode = path.stat().st_ino
+            self._note_sizes()
         except BaseException:
             self.db.close()
             raise
 
-    def check_file(self) -> None:
-        """Raise JournalError when the file that is open is no longer the one in the folder."""
-        try:
-            same = self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise JournalError(f"{self.path} was deleted or replaced while it was in use.")
+    def check_files(self) -> None:
+        """Raise JournalError when a file that is open is no longer the one in the folder.
+
+        Damaged when it got shorter, which nobody but this connection may make it. What is in a log
+        that was deleted is saved before.
+        """
+        for file, (inode, size) in self._sizes.items():
+            try:
+                found = file.stat()
+            except FileNotFoundError:
+                found = None
+            if found is None or found.st_ino != inode:
+                if file == self._wal:
+                    self.empty_log()
+                raise JournalError(f"{file} was deleted or replaced while it was in use.")
+            if found.st_size < size:
+                raise Damaged(f"{file} was cut off")
+
+    def _note_sizes(self) -> None:
+        for file in (self.path, self._wal):
+            with suppress(FileNotFoundError):  # which the next check finds
+                found = file.stat()
+                before = self._sizes.setdefault(file, (found.st_ino, 0))
+                self._sizes[file] = before[0], found.st_size
 
     def close(self) -> None:
         """Close the database. Raises nothing: what is committed is on the disk."""
@@ -60,7 +86,7 @@ class Database:
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {wal_bytes // _FRAME_BYTES}")
         db.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
-        db.execute("PRAGMA cache_size = -1024")
+        db.execute("PRAGMA cache_size = -512")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()
         found = self.meta("format")
@@ -88,6 +114,7 @@ class Database:
         try:
             yield self.db
             self.db.execute("COMMIT")
+            self._note_sizes()
         except BaseException:
             if self.db.in_transaction:
                 with suppress(sqlite3.Error):  # closing does it
@@ -120,13 +147,16 @@ class Database:
         # Each row that is fetched is a page.
         self.db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._note_sizes()
         return self.file_bytes() < before
 
     def empty_log(self) -> None:
         """Move all of the log into the database. Raises JournalError when a reader needs it."""
         if self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             raise JournalError(f"The log of {self.path} cannot be emptied while it is read.")
+        self._note_sizes()
 
     def checkpoint(self) -> None:
         """Move the log's pages into the database, as far as no reader needs the log."""
         self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._note_sizes()

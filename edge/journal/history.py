@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from edge.batch import decode_batch, to_chunks
 from edge.era import Era
 from edge.errors import JournalError
+from edge.journal.damage import is_damage
 from edge.journal.merge import Part, between, given, merged
 from edge.journal.rows import (
     Damaged,
@@ -36,7 +37,6 @@ from edge.journal.rows import (
     series_of_row,
     tail_row,
 )
-from edge.journal.salvage import is_damage
 from edge.journal.schema import connect
 from edge.record import Chunk, Resolution, Rollup, Series
 
@@ -72,7 +72,8 @@ class _Seen:
 class History:
     """Queries over one read-only connection; a context manager, for one thread.
 
-    path: the journal's database. report_damage: told when SQLite finds the file damaged as such.
+    path: the journal's database. report_damage: told when SQLite finds the file damaged as such,
+    or cannot read it.
     damaged: blocks, commits and rollups that were skipped because they cannot be read.
     Every call raises JournalError when the database cannot be read, and may wait for some seconds
     for it. What is iterated over is read as it goes, in memory for some thousand readings.
@@ -351,7 +352,7 @@ class History:
         return rows
 
     def _failure(self, error: Exception) -> JournalError:
-        if is_damage(error):
+        if is_damage(error) or "I/O" in str(error):
             self._report(error)
         return JournalError(f"The journal cannot be read ({error}); ask again in a minute.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -41,30 +42,38 @@ def merged(parts: Iterable[Part], low: tuple[int, int], high: tuple[int, int]) -
         first = heappop(open_)
         until = min(open_[0].key if open_ else high, (waiting[0].from_ms, 0) if waiting else high)
         # Another part may begin at the same moment: then this one reading is the whole run.
-        stop = max(first.start + 1, bisect_left(first.keys, until, first.start, first.stop))
+        stop = max(first.start + 1, _index(first.chunk, until, first.start, first.stop))
         yield cut(first.chunk, first.start, stop)
         _put_back(open_, first._replace(start=stop))
 
 
 class _Open(NamedTuple):
-    """A part that is being given: what is left of it, and the (unix_ms, seq) of its readings."""
+    """A part that is being given: what is left of it. key: (unix_ms, seq) of its first reading."""
 
     key: tuple[int, int]
     number: int
     start: int
     stop: int
-    keys: list[tuple[int, int]]
     chunk: Chunk
 
 
 def _opened(chunk: Chunk, number: int, low: tuple[int, int], high: tuple[int, int]) -> _Open:
-    keys = list(zip(chunk.unix_ms, chunk.seqs, strict=True))
-    return _Open(low, number, bisect_left(keys, low), bisect_left(keys, high), keys, chunk)
+    size = len(chunk)
+    return _Open(low, number, _index(chunk, low, 0, size), _index(chunk, high, 0, size), chunk)
+
+
+def _index(chunk: Chunk, key: tuple[int, int], start: int, stop: int) -> int:
+    """Give where (unix_ms, seq) is or would be, between two indexes."""
+    return bisect_left(range(len(chunk)), key, start, stop, key=partial(_key, chunk))
+
+
+def _key(chunk: Chunk, index: int) -> tuple[int, int]:
+    return chunk.unix_ms[index], chunk.seqs[index]
 
 
 def _put_back(heap: list[_Open], part: _Open) -> None:
     if part.start < part.stop:
-        heappush(heap, part._replace(key=part.keys[part.start]))
+        heappush(heap, part._replace(key=_key(part.chunk, part.start)))
 
 
 def given(chunk: Chunk) -> Part:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edge.era import RELEASED_UNIX_MS
+from edge.era import FAR_AHEAD_MS, RELEASED_UNIX_MS
 from edge.journal.rows import Damaged, era_of_row, number_of_row, series_of_row
 from edge.journal.store import IMPORT_BOOT, Store
 
 
 def newest_unix_ms(store: Store) -> int:
-    """When the newest reading was taken whose time is trusted; 0 when there is none.
+    """When the latest reading was taken whose time is trusted; 0 when there is none.
 
-    What was imported says nothing of this clock.
+    The latest by sequence: one with a later time was stamped by a clock that was wrong. What was
+    imported says nothing of this clock.
     """
-    trusted = [era.id for era in store.eras.values() if era.trusted and era.boot != IMPORT_BOOT]
-    newest = [ms for (_, era), ms in store.last_ms.items() if era in trusted]
-    for era in trusted[-3:]:  # eras follow each other
-        block = store.first_block(
-            "id IN (SELECT id FROM block ORDER BY id DESC LIMIT 1000) AND era = ? "
-            "ORDER BY to_ms DESC",
-            era,
-        )
-        newest += [block.to_ms] if block else []
-    return max(newest, default=0)
+    trusted = {era.id for era in store.eras.values() if era.trusted and era.boot != IMPORT_BOOT}
+    for row in reversed(store.rows):
+        if row.era in trusted and (readings := store.readings_of(row)):
+            return readings[-1][2]
+    latest = store.db.execute("SELECT id, era FROM block ORDER BY last_seq DESC LIMIT 1000")
+    for id_, era in latest.fetchall():
+        if era in trusted and (block := store.block(id_)):
+            return block.to_ms
+    return 0
 
 
 def oldest_unix_ms(store: Store) -> int | None:
@@ -38,7 +38,10 @@ def oldest_unix_ms(store: Store) -> int | None:
 
 
 def is_plausible(store: Store, era: int, newest_ms: int) -> bool:
-    """Tell whether an era's readings may have been taken when they say: none is too early."""
+    """Tell whether an era's readings may have been taken when they say.
+
+    newest_ms: what `newest_unix_ms` gives; none may be before it, or far ahead of it.
+    """
     earliest = [
         reading[2] for row in store.rows if row.era == era for reading in store.readings_of(row)[:1]
     ]
@@ -46,7 +49,10 @@ def is_plausible(store: Store, era: int, newest_ms: int) -> bool:
         "era = ? AND id > ? ORDER BY from_ms", era, store.meta("rolled_block")
     )
     earliest += [first.from_ms] if first else []
-    return min(earliest, default=0) >= max(newest_ms, RELEASED_UNIX_MS)
+    first_ms = min(earliest, default=0)
+    if newest_ms and first_ms > newest_ms + FAR_AHEAD_MS:
+        return False
+    return first_ms >= max(newest_ms, RELEASED_UNIX_MS)
 
 
 def first_seq_in(store: Store, eras: Iterable[int]) -> int | None:

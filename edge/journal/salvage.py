@@ -1,9 +1,9 @@
 """A damaged database is set aside, and what can be read of it goes into a new one.
 
 What has a good checksum is taken. The steps may be cut off anywhere; `journal.db.new` says that
-they were begun:
+they were begun, with a text of ours while `journal.db` is still there:
 
-    1. an empty `journal.db.new` is made; an older `journal.db.broken` is deleted
+    1. `journal.db.new` is made; an older `journal.db.broken` is deleted
     2. the write-ahead log and then the database are renamed to `.broken`
     3. what can be read is written into `journal.db.new`
     4. that is renamed to `journal.db`, once its own log is empty
@@ -17,12 +17,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from edge.era import RELEASED_UNIX_MS, Era
+from edge.journal.damage import BEGUN, is_damage, new_beside
 from edge.journal.rows import (
-    Damaged,
     block_row,
     era_of_row,
     lenient_text,
@@ -35,7 +36,6 @@ from edge.journal.store import LOST_BOOT, Store
 from edge.record import Series
 
 BROKEN_ENDING = ".broken"
-_NEW_ENDING = ".new"
 _WAL = "-wal"
 _SHM = "-shm"
 
@@ -57,36 +57,15 @@ class Salvaged:
     """Why not all blocks that can be read were saved, but the latest ones only."""
 
 
-def is_damage(error: Exception) -> bool:
-    """Tell whether an error means that the file itself is damaged.
-
-    Source: SQLite, "Result and Error Codes": SQLITE_CORRUPT and SQLITE_NOTADB, by their texts, as
-    Python 3.10 does not give the codes.
-    """
-    if isinstance(error, (Damaged, UnicodeDecodeError)):  # the latter of SQLite's own message
-        return True
-    signs = (
-        *("malformed", "not a database", "unsupported file format"),
-        *("no such table", "no such column"),  # of our schema, in a file that is not empty
-    )
-    return isinstance(error, sqlite3.DatabaseError) and any(sign in str(error) for sign in signs)
-
-
-def is_begun(path: Path) -> bool:
-    """Tell whether a database is being replaced by what is salvaged of it."""
-    return _new(path).exists()
-
-
-def replace_damaged(path: Path, wal_bytes: int, breathe: Callable[[], None]) -> str:
+def replace_damaged(path: Path, wal_bytes: int, breathe: Callable[[], object]) -> str:
     """Set a damaged database aside and put a new one in its place, or go on doing so.
 
     No connection of the caller's may be open. Returns what came of it, in one sentence. Raises
     OSError or sqlite3.Error when even that cannot be done; it can be tried again.
     """
-    broken, new = _beside(path, BROKEN_ENDING), _new(path)
+    broken, new = _beside(path, BROKEN_ENDING), new_beside(path)
     if path.exists():
-        new.touch(mode=0o600)
-        _fsync_folder(path.parent)
+        _say_begun(new)
         if broken.exists():  # or else the log that is there belongs to this database
             _remove(_beside(broken, _WAL), broken)
         with suppress(FileNotFoundError):
@@ -94,6 +73,8 @@ def replace_damaged(path: Path, wal_bytes: int, breathe: Callable[[], None]) -> 
         path.rename(broken)
         broken.chmod(0o600)
     _remove(_beside(new, _WAL), _beside(new, _SHM), _beside(path, _SHM), _beside(broken, _SHM))
+    if new.is_dir():
+        _remove(new)
     new.write_bytes(b"")
     with closing(Store(new, wal_bytes)) as store:
         saved = _salvage(broken, store, breathe)
@@ -114,13 +95,28 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _new(path: Path) -> Path:
-    return _beside(path, _NEW_ENDING)
-
-
 def _remove(*files: Path) -> None:
     for file in files:
-        file.unlink(missing_ok=True)
+        if file.is_dir() and not file.is_symlink():
+            _move_aside(file)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _move_aside(folder: Path) -> None:
+    """Make room where somebody made a folder."""
+    number = next(n for n in count(1) if not _beside(folder, f".{n}").exists())
+    folder.rename(_beside(folder, f".{number}"))
+
+
+def _say_begun(new: Path) -> None:
+    _remove(new)
+    with new.open("wb") as file:
+        new.chmod(0o600)
+        file.write(BEGUN)
+        file.flush()
+        os.fsync(file.fileno())
+    _fsync_folder(new.parent)
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -131,7 +127,7 @@ def _fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _salvage(broken: Path, store: Store, breathe: Callable[[], None]) -> Salvaged:
+def _salvage(broken: Path, store: Store, breathe: Callable[[], object]) -> Salvaged:
     saved = Salvaged()
     if not broken.exists():
         return saved
@@ -154,7 +150,7 @@ class _Salvage:
         store: Store,
         saved: Salvaged,
         room_bytes: int,
-        breathe: Callable[[], None],
+        breathe: Callable[[], object],
     ) -> None:
         self._source = source
         self._store = store
@@ -179,6 +175,7 @@ class _Salvage:
             self._store.set_meta("change", change)
             # Hours that blocks may be missing of are not to be computed again.
             self._store.set_meta("raw_gone_ms", max(self._newest_ms, meta.get("raw_gone_ms", 0)))
+            self._store.set_meta("aged_until_ms", meta.get("aged_until_ms", 0))
 
     def _copy_small(self) -> None:
         series, eras, cursors = (

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby, repeat
+from math import isnan, nan
 
+from edge.batch import KeptRow
 from edge.journal.rows import HOUR_MS
 from edge.journal.store import Row, Store
 from edge.record import Chunk, Series
@@ -25,6 +27,7 @@ _READING_BYTES = 32
 _GRACE_MS = 60_000
 """How long after its hour a reading may come, that was under way."""
 _MOST_IN_BLOCK = 50_000
+_ROWS_AT_A_TIME = 32
 
 
 def due(rows: Sequence[Row], now_ms: int | None, untrusted: Collection[int], max_bytes: int) -> int:
@@ -50,7 +53,7 @@ def due(rows: Sequence[Row], now_ms: int | None, untrusted: Collection[int], max
     return last
 
 
-def seal(store: Store, count: int, breathe: Callable[[], None]) -> int:
+def seal(store: Store, count: int, breathe: Callable[[], object]) -> int:
     """Seal the first rows of the tail; gives the number of readings that could not be read.
 
     breathe: called again and again meanwhile. It must not use the database.
@@ -81,10 +84,11 @@ def _group_of(row: Row) -> tuple[int, int]:
 def _gather(store: Store, row: Row, gathered: dict[int, _Columns]) -> int:
     """Add a row's readings; gives how many are damaged."""
     readings = store.readings_of(row)
-    for seq, id_, unix_ms, suspect, values in readings:
+    for reading in readings:
+        id_ = reading[1]
         if id_ not in gathered:
             gathered[id_] = _Columns()
-        gathered[id_].add(seq, unix_ms, suspect, values)
+        gathered[id_].add(reading)
     return row.length - len(readings)
 
 
@@ -92,27 +96,39 @@ class _Columns:
     """Readings of one series, in few bytes: an hour of a hundred meters has to fit in memory."""
 
     def __init__(self) -> None:
+        self._new: list[KeptRow] = []
+        """Readings that are not in the columns yet: many at a time is quicker."""
         self._seqs = array("q")
         self._unix_ms = array("q")
         self._suspect = bytearray()
-        self._values: dict[str, tuple[array[int], array[float]]] = {}
-        """Which of the readings have the quantity, and its values there."""
+        self._values: dict[str, array[float]] = {}
+        """What a reading did not have is not a number; nothing that is read is that."""
 
-    def add(self, seq: int, unix_ms: int, suspect: bool, values: dict[str, float]) -> None:
+    def add(self, reading: KeptRow) -> None:
         """Append a reading."""
-        for name, value in values.items():
+        self._new.append(reading)
+        if len(self._new) >= _ROWS_AT_A_TIME:
+            self._append_new()
+
+    def _append_new(self) -> None:
+        if not self._new:
+            return
+        before = len(self._seqs)
+        seqs, _, unix_ms, suspect, values = zip(*self._new, strict=True)
+        self._new.clear()
+        self._seqs.extend(seqs)
+        self._unix_ms.extend(unix_ms)
+        self._suspect.extend(suspect)
+        for name in {*self._values, *chain.from_iterable(values)}:
             column = self._values.get(name)
             if column is None:
-                column = self._values[name] = (array("l"), array("d"))
-            column[0].append(len(self._seqs))
-            column[1].append(value)
-        self._seqs.append(seq)
-        self._unix_ms.append(unix_ms)
-        self._suspect.append(suspect)
+                column = self._values[name] = array("d", repeat(nan, before))
+            column.extend([some.get(name, nan) for some in values])
 
     def chunks(self, series: Series, era: int) -> Iterator[Chunk]:
         """Give the readings, in chunks that fit a block."""
-        values = {name: self._whole(name) for name in self._values}
+        self._append_new()
+        values = {name: _known(column) for name, column in sorted(self._values.items())}
         for start in range(0, len(self._seqs), _MOST_IN_BLOCK):
             part = slice(start, start + _MOST_IN_BLOCK)
             columns = {name: column[part] for name, column in values.items()}
@@ -125,11 +141,11 @@ class _Columns:
                 [bool(suspect) for suspect in self._suspect[part]],
             )
 
-    def _whole(self, name: str) -> list[float | None]:
-        column: list[float | None] = [None] * len(self._seqs)
-        for index, value in zip(*self._values[name], strict=True):
-            column[index] = value
-        return column
+
+def _known(column: array[float]) -> list[float | None]:
+    if any(map(isnan, column)):
+        return [None if isnan(value) else value for value in column]
+    return list(column)
 
 
 def any_known(column: Sequence[float | None]) -> bool:

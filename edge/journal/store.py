@@ -11,7 +11,7 @@ all the same, and only reading it again tells.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -80,7 +80,7 @@ class Store(Database):
         self.places: dict[str, Place] = {}
         for row in self.db.execute("SELECT * FROM cursor"):
             with suppress(ValueError):
-                if is_sound(row):  # or else it is sent everything again
+                if is_sound(row) and isinstance(row[1], str):  # or else it is sent all again
                     self.places[row[0]] = Place.from_json(row[1])
         self._load_tail()
 
@@ -237,6 +237,15 @@ class Store(Database):
             for number, pending in enumerate(tail_rows(shifted, correction.into)):
                 last_slot += number > 0
                 self._write_row(last_slot if number else row.slot, pending)
+
+    def forget_sinks(self, others_than: Collection[str]) -> None:
+        """Delete the places of all other sinks."""
+        gone = [sink for sink in self.places if sink not in others_than]
+        if gone:
+            with self.transaction() as db:
+                db.executemany("DELETE FROM cursor WHERE sink = ?", ((sink,) for sink in gone))
+            for sink in gone:
+                del self.places[sink]
 
     # --- What is in the tail ---
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from edge.journal.salvage import is_damage
+from edge.journal.damage import is_damage
 
 log = logging.getLogger("Journal")
 

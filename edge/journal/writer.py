@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import tzinfo
@@ -18,14 +18,16 @@ from pathlib import Path
 from edge.clock import Clock
 from edge.era import Correction
 from edge.errors import JournalError
-from edge.journal import kernelclock, overview, salvage, seal
+from edge.journal import kernelclock, overview, seal
+from edge.journal.damage import is_begun
 from edge.journal.intake import Intake
 from edge.journal.resuming import eras_of, fits
-from edge.journal.retention import Limits, expire, shrink
+from edge.journal.retention import Limits, Retention, shrink
 from edge.journal.rollups import Folder
 from edge.journal.schema import FILE_NAME
 from edge.journal.store import Store
 from edge.journal.trouble import Trouble
+from edge.journal.wallclock import WallClock
 from edge.model import Meter, Reading
 from edge.place import Place
 from edge.record import JournalState
@@ -38,6 +40,7 @@ Inbox = Callable[[], Sequence[tuple[Meter, Reading]]]
 
 _SLOW_S = 1.0
 _PLACES_EVERY_S = 60.0
+_TIDY_EVERY_S = 60.0
 _BREATH_S = 0.01
 _PAUSE_S = 0.005
 """After so much work in one go the writer pauses: the control cycle needs the interpreter too."""
@@ -86,6 +89,8 @@ class Writer:
         clock: Clock,
         kernel: Kernel,
         inbox: Inbox,
+        sinks: Collection[str] | None = None,
+        announce: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = folder / FILE_NAME
         self.state = JournalState(max_bytes=settings.max_bytes)
@@ -94,31 +99,35 @@ class Writer:
         """All readings up to here are committed and their times are to be believed. Any thread."""
         self.places: dict[str, Place] = {}
         """Where each sink is, as it said last. Any thread may set a place of its own sink."""
-        self.lost: dict[str, int] = {}
-        """Sink → readings that were deleted before it was given them. Any thread may read."""
         self.opened = False
         """The database was open once, so the places are known. Any thread."""
         self.reported_damage: str | None = None
         """What a reader found. Any thread may set it."""
+        self.stopping = False
+        """The service is to end: what takes long is left for the next start. Any thread sets it."""
         self._settings = settings
         self._site = site
         self._clock = clock
         self._kernel = kernel
         self._inbox = inbox
+        self._sinks = sinks
+        self._announce = announce
         self._wal_bytes = min(_MOST_WAL_BYTES, settings.max_bytes // _WAL_SHARE)
-        self._limits = Limits(
-            settings.max_bytes, settings.raw_days, settings.hourly_days, settings.daily_days
-        )
+        self._wall_clock = WallClock(clock, kernel.synchronised, settings.clock_wait_s)
+        self._limits = Limits.of(settings, self._wal_bytes)
+        self._retention = Retention(self._limits, clock, self._wall_clock)
         self._store: Store | None = None
         self._folder: Folder | None = None
         self._intake: Intake | None = None
         self._corrections: list[Correction] = []
         self._known_places: dict[str, Place] = {}
         self._trouble = Trouble()
+        self._notices: tuple[str, ...] = ()
         self._dropped = 0
         self._hurry = False
         self._commit_mono_s = clock.mono_s()
         self._places_mono_s = clock.mono_s()
+        self._tidy_mono_s = clock.mono_s()
         self._checked_mono_s = -_RECHECK_S
         self._breath_mono_s = 0.0
         self._written_before: int | None = None
@@ -144,6 +153,11 @@ class Writer:
         return self._store is not None
 
     @property
+    def lost(self) -> Mapping[str, int]:
+        """Sink → readings that were deleted before it was given them. Any thread may read."""
+        return self._retention.lost
+
+    @property
     def has_new_places(self) -> bool:
         """Whether there are places of sinks that are not on the disk."""
         return self._new_places() != {}
@@ -158,10 +172,13 @@ class Writer:
         self._check_report(store)
         trust_changed = self._settle()
         self._take_in()
-        if self._is_due() or trust_changed or final:
+        is_due = self._is_due() or trust_changed or final
+        if is_due:
             self._commit(store, final)
-            if not final:
-                self._tidy(store)
+            self._see(store)
+        if not final and (is_due or self._clock.mono_s() - self._tidy_mono_s >= _TIDY_EVERY_S):
+            store.check_files()
+            self._tidy(store)
             self._see(store)
         self._recovered()
 
@@ -169,7 +186,9 @@ class Writer:
 
     def _open(self) -> Store:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._trouble.is_damaged or salvage.is_begun(self.path):
+        if self._trouble.is_damaged or is_begun(self.path):
+            from edge.journal import salvage  # seldom needed, and not small
+
             notice = salvage.replace_damaged(self.path, self._wal_bytes, self._breathe)
             log.error("%s", notice)
             self._note(notice)
@@ -179,6 +198,8 @@ class Writer:
             if self._trouble.to_be_checked:
                 overview.check(store)
                 self._trouble.to_be_checked = False
+            if self._sinks is not None:
+                store.forget_sinks(self._sinks)
             self._adopt(store)
         except BaseException:
             store.close()
@@ -191,7 +212,7 @@ class Writer:
             store.trim(0)
         self._expire(store)
         if too_large:
-            shrink(store, self._limits.max_bytes, self._wal_bytes, self._breathe)
+            shrink(store, self._limits, self._breathe)
         self._see(store)
         self.opened = True
         return store
@@ -204,11 +225,15 @@ class Writer:
                 intake.close()
                 self._dropped += intake.dropped + intake.waiting
             eras = eras_of(store, self._kernel.boot_id, self._settings.clock_wait_s)
+            before = intake
             intake = Intake(self._site.id, store, eras)
+            if before is not None:  # sinks know its numbers
+                intake.next_seq = max(intake.next_seq, before.next_seq)
             self._corrections = []
         while intake.rows and intake.rows[0].seq < store.next_seq:
             self._count_recorded(intake.done(1))
         self._intake = intake
+        self._wall_clock.follow(intake.eras)
         for sink, place in store.places.items():
             self.places.setdefault(sink, place)
         self._known_places = dict(store.places)
@@ -229,41 +254,22 @@ class Writer:
     def _check_report(self, store: Store) -> None:
         """Look for the damage that a reader found; it may have been set aside since."""
         report, self.reported_damage = self.reported_damage, None
+        if report is None:
+            return
+        store.check_files()
         now_mono_s = self._clock.mono_s()
-        if report is None or now_mono_s < self._checked_mono_s + _RECHECK_S:
+        if now_mono_s < self._checked_mono_s + _RECHECK_S:
             return
         self._checked_mono_s = now_mono_s
         overview.check(store)
 
-    # --- Time ---
-
     def _settle(self) -> bool:
         """Look at the clock; tell whether what is trusted changed."""
         assert self._intake is not None
-        eras = self._intake.eras
-        before_ms = self._offset_ms()
-        synchronised = self._kernel.synchronised()
-        mono_s, unix_ms = self._clock.mono_s(), self._clock.unix_ms()
-        if abs(unix_ms - mono_s * 1000 - before_ms) > 100:
-            return False  # it is being set right now, or the processor was busy elsewhere
-        trusted = {era.id for era in eras.all if era.trusted}
-        corrections = eras.settle(mono_s, unix_ms, synchronised)
+        corrections, changed = self._wall_clock.settle()
         self._intake.corrected(corrections)
         self._corrections += corrections
-        return bool(corrections) or trusted != {era.id for era in eras.all if era.trusted}
-
-    def _offset_ms(self) -> float:
-        mono_s = self._clock.mono_s()
-        return self._clock.unix_ms() - mono_s * 1000
-
-    def _now_ms(self) -> int | None:
-        """Give the wall clock; None while it is not to be believed."""
-        assert self._intake is not None
-        return self._clock.unix_ms() if self._intake.eras.trusted else None
-
-    def _untrusted(self) -> set[int]:
-        assert self._intake is not None
-        return {era.id for era in self._intake.eras.all if not era.trusted}
+        return changed
 
     # --- Committing ---
 
@@ -271,17 +277,28 @@ class Writer:
         assert self._intake is not None
         self._intake.take(self._inbox())
 
-    def _breathe(self) -> None:
-        """Leave the interpreter to others for a moment, and take in what came."""
+    def _breathe(self) -> bool:
+        """Leave the interpreter to others for a moment, and take in what came.
+
+        Between two transactions of long work what is due is committed. False: it is to stop soon.
+        """
         now_mono_s = self._clock.mono_s()
-        if now_mono_s < self._breath_mono_s + _BREATH_S:
-            return
-        if self._intake is not None:
-            self._take_in()
-            self._publish()
-        if not self._hurry:
-            self._clock.sleep(_PAUSE_S)
-        self._breath_mono_s = self._clock.mono_s()
+        if now_mono_s >= self._breath_mono_s + _BREATH_S:
+            if self._intake is not None:
+                self._take_in()
+                self._commit_meanwhile()
+                self._publish()
+            if not self._hurry:
+                self._clock.sleep(_PAUSE_S)
+            self._breath_mono_s = self._clock.mono_s()
+        return not self.stopping
+
+    def _commit_meanwhile(self) -> None:
+        store = self._store
+        if store is not None and not store.db.in_transaction and self._is_due():
+            self._commit(store, final=False)
+            self._see(store)
+            self._announce()
 
     def _is_due(self) -> bool:
         assert self._intake is not None
@@ -306,7 +323,7 @@ class Writer:
         intake = self._intake
         assert intake is not None
         intake.close()
-        store.check_file()
+        store.check_files()
         begin_mono_s = self._clock.mono_s()
         places = self._new_places() if final or self._places_due(begin_mono_s) else {}
         rows = list(intake.rows)
@@ -333,7 +350,13 @@ class Writer:
 
     def _tidy(self, store: Store) -> None:
         """Seal what is due, and what follows from it."""
-        rows = seal.due(store.rows, self._now_ms(), self._untrusted(), self._settings.max_bytes)
+        self._tidy_mono_s = self._clock.mono_s()
+        rows = seal.due(
+            store.rows,
+            self._wall_clock.now_ms(),
+            self._wall_clock.untrusted(),
+            self._settings.max_bytes,
+        )
         if rows:
             lost = seal.seal(store, rows, self._breathe)
             if lost:
@@ -347,33 +370,23 @@ class Writer:
 
     def _fold(self, store: Store) -> None:
         assert self._folder is not None
-        self._folder.fold(self._clock.unix_ms(), self._untrusted(), self._breathe)
+        self._folder.fold(self._clock.unix_ms(), self._wall_clock.untrusted(), self._breathe)
 
     def _expire(self, store: Store) -> None:
-        lost = expire(
-            store, self._limits, self._now_ms(), self._wal_bytes, self.places.copy(), self._breathe
-        )
-        for sink, count in lost.items():
-            if not self.lost.get(sink):
-                log.warning(
-                    "Readings that %s was not sent yet had to go from the journal: it is full, or "
-                    "they were too old. See `lost` in the state of the sink for how many.",
-                    sink,
-                )
-            self.lost[sink] = self.lost.get(sink, 0) + count
+        self._retention.expire(store, self.places.copy(), self._breathe)
         self.state = replace(self.state, oldest_unix_ms=overview.oldest_unix_ms(store))
 
     def _see(self, store: Store) -> None:
         """Note how far the readings are that may be given away."""
         last_seq = store.next_seq - 1
-        held = overview.first_seq_in(store, self._untrusted())
+        held = overview.first_seq_in(store, self._wall_clock.untrusted())
         self.sendable_seq = last_seq if held is None else min(last_seq, held - 1)
         self.state = replace(self.state, last_seq=last_seq)
         if self.state.oldest_unix_ms is None:
             self.state = replace(self.state, oldest_unix_ms=overview.oldest_unix_ms(store))
 
     def _note(self, notice: str) -> None:
-        self.state = replace(self.state, notices=(*self.state.notices, notice)[-10:])
+        self._notices = (*self._notices, notice)[-10:]
 
     def _publish(self) -> None:
         waiting, dropped = 0, self._dropped
@@ -386,6 +399,13 @@ class Writer:
         for file in (self.path, self.path.with_name(f"{FILE_NAME}-wal")):
             with suppress(OSError):
                 size += file.stat().st_size
+        held_back = self.state.last_seq - self.sendable_seq + waiting
+        of_clock = (self._wall_clock.notice(held_back), self._retention.notice)
         self.state = replace(
-            self.state, waiting=waiting, dropped=dropped, written_bytes=written, file_bytes=size
+            self.state,
+            waiting=waiting,
+            dropped=dropped,
+            written_bytes=written,
+            file_bytes=size,
+            notices=(*self._notices, *filter(None, of_clock)),
         )
