@@ -42,6 +42,7 @@ class Life:
         self.put: list[range] = []
         """Those that each run took in."""
         self._said = folder / "said.txt"
+        self._logged = folder / "log.txt"
         self._settings = settings
         self._since_mono_s = time.monotonic()
 
@@ -58,15 +59,15 @@ class Life:
         command.append(f"--since-mono-s={self._since_mono_s}")
         if kill_after_s is None:
             command.append("--duration-s=1")
-        with self._said.open("w") as said:
-            writer = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        with self._said.open("w") as said, self._logged.open("w") as logged:
+            writer = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=logged)
         try:
             if kill_after_s is not None:
                 wait_until(lambda: "opening" in self._said.read_text(), what="the writer's start")
                 time.sleep(kill_after_s)
-                assert writer.poll() is None, self._said.read_text()
+                assert writer.poll() is None, self._logged.read_text()
             else:
-                assert writer.wait(30) == 0, self._said.read_text()
+                assert writer.wait(30) == 0, self._logged.read_text()
         finally:
             writer.kill()
             writer.wait()
