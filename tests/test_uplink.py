@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import timezone
 from functools import partial
 from itertools import pairwise
@@ -525,6 +526,35 @@ def test_a_server_that_never_answers_holds_back_no_other_influxd_1_6(tmp_path: P
             uplink.stop(0.2)
         assert time.monotonic() - began_s < 1.0
         assert server.count("charging_data") == 100
+
+
+def test_influxd_1_6_away_for_an_hour_holds_every_reading_with_its_time(tmp_path: Path) -> None:
+    """The hour passes on a clock that is turned by hand; a reading comes every 5 s."""
+    rig = Rig()
+    with Influxd(tmp_path) as server:
+        config = InfluxConfig(url=server.url, database="charging_data", timeout_s=5.0)
+        with closing(InfluxSink("influx", config, FOR_EVER, rig.clock)) as sink:
+            rig.uplink = an_uplink("influx", sink, rig.journal, rig.clock)
+            rig.uplink._stopping.wait = lambda timeout=None: False  # type: ignore[method-assign]
+
+            def pass_time(from_seq: int, to_seq: int) -> None:
+                for seq in range(from_seq, to_seq):
+                    rig.journal.commit(a_chunk(seq, 1))
+                    rig.step()
+                    rig.clock.turn(5.0)
+
+            pass_time(1, 11)
+            server.stop()
+            pass_time(11, 731)
+            assert rig.uplink.state.last_error is not None
+            assert rig.uplink.state.backlog >= 720
+            server.start()
+            pass_time(731, 761)
+            assert rig.journal.kept == Place(live=761)
+            rows = server.points("charging_data")
+    assert [(row["time"], row["power_kw"]) for row in rows] == [
+        (BEGIN_MS + 5000 * seq, float(seq)) for seq in range(1, 761)
+    ]
 
 
 def test_influxd_1_6_stopped_and_started_holds_what_the_journal_holds(tmp_path: Path) -> None:
