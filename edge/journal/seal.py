@@ -16,7 +16,7 @@ from edge.journal.rows import HOUR_MS
 from edge.journal.store import Row, Store
 from edge.record import Chunk, Series
 
-_MOST_READINGS = 30_000
+_MOST_READINGS = 12_000
 _MOST_ROWS = 5_000
 _TAIL_SHARE = 8
 """What the tail holds before it is sealed in the middle of an hour: also no more than this part of
