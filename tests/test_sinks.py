@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,19 +46,20 @@ OUTDATED_KW = 1.0
 # --- A server for each kind of journal sink ------------------------------------------------------
 
 
-class JournalPeer:
+class JournalPeer(ABC):
     """A server, running. refuses_aloud: it says which points it does not take."""
 
     kind: str
     refuses_aloud: bool
     server: Influxd | VictoriaMetrics
 
+    @abstractmethod
     def section(self) -> SinkConfig:
-        raise NotImplementedError
+        """The settings of a sink that sends to it."""
 
+    @abstractmethod
     def held(self, resolution: Resolution = Resolution.RAW) -> list[tuple[int, float]]:
         """All that the server holds, by time: unix ms, power."""
-        raise NotImplementedError
 
 
 class InfluxdPeer(JournalPeer):
