@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import sqlite3
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -302,3 +305,37 @@ def test_folders_in_the_way_do_not_stop_recording(recorded: Recorded, tmp_path: 
     assert (tmp_path / BROKEN).is_file()
     assert (tmp_path / f"{BROKEN}.1" / "file").exists()
     assert (tmp_path / f"{FILE_NAME}.new.1" / "file").exists()
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "fsync"])
+def test_a_salvage_that_fails_at_any_call_is_taken_up_again(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The Nth call fails, for N = 1, 2, 3 … until there is no Nth; nothing is lost by it."""
+    owner: Any = os if call == "fsync" else Path
+    real = getattr(owner, call)
+    calls = 0
+    failing = 0
+
+    def flaky(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments, **options)
+
+    def zero_a_page(data: bytearray) -> None:
+        data[512 * 40 : 512 * 48] = bytes(512 * 8)
+
+    monkeypatch.setattr(owner, call, flaky)
+    saved = []
+    while calls >= failing:
+        calls = 0
+        bench = reopened(recorded, tmp_path / str(failing), zero_a_page)
+        saved.append(check(bench, recorded))
+        assert (bench.path.parent / BROKEN).exists()
+        bench.writer.close()
+        failing += 1
+    assert len(saved) > 2, "some calls were made to fail"
+    assert set(saved) == {saved[0]}
+    assert saved[0] > 0
