@@ -127,7 +127,10 @@ def live(folder: Path, seed: int, *settings: str) -> None:
             check_rollups(life.file)
     word, _, rest = life.run(kill_after_s=None)[-1].partition(" ")
     assert word == "closed"
-    assert json.loads(rest) == {"last_error": None, "notices": []}
+    state = json.loads(rest)
+    assert state["last_error"] is None
+    # Days pass while a writer starts, since time is so quick here.
+    assert [notice for notice in state["notices"] if "clock is" not in notice] == []
     assert life.check(bounded=bounded) > KILLS_OF_A_LIFE
     if not bounded:
         check_rollups(life.file, settled_hours=4)
