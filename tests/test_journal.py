@@ -387,23 +387,6 @@ def test_after_a_long_time_without_power_what_is_too_old_goes_little_by_little(
     after.writer.close()
 
 
-def test_hours_of_a_wrong_clock_that_had_to_go_keep_none_of_the_right_ones_back(
-    tmp_path: Path,
-) -> None:
-    bench = Bench(tmp_path, max_bytes=1024 * 1024)
-    bench.run(3600)
-    bench.clock.now_unix_ms += 40 * DAY_MS
-    bench.run(2 * 3600)
-    bench.clock.now_unix_ms -= 40 * DAY_MS
-    store = bench.writer._store
-    assert store is not None
-    with store.transaction():
-        store.set_meta("raw_gone_ms", START_MS + 40 * DAY_MS)
-    bench.run(2 * 3600)
-    assert store.meta("raw_gone_ms") <= bench.clock.now_unix_ms
-    bench.writer.close()
-
-
 # --- Sinks ---
 
 

@@ -213,13 +213,19 @@ def test_deleting_a_block_of_the_future_costs_no_hour(
 ) -> None:
     bench = a_bench(tmp_path)
     bench.run(3600 + 120)
+    bench.clock.now_unix_ms += 40 * DAY_MS
+    bench.run(2 * 3600)
+    bench.clock.now_unix_ms -= 40 * DAY_MS
     store = bench.writer._store
     assert store is not None
-    with store.transaction():
-        store.set_meta("raw_gone_ms", START_MS + 40 * DAY_MS)
+    future = retention._select(store, "from_ms > ?", bench.clock.now_unix_ms)
+    assert future
+    retention._delete(store, future)
     monkeypatch.setattr(seal, "_MOST_ROWS", 25)
-    bench.run(4 * 3600)
-    assert [hour.samples for hour in bench.rollups()] == [60] * 5
+    back_ms = bench.clock.now_unix_ms
+    bench.run(5 * 3600)
+    hours = [hour for hour in bench.rollups() if back_ms < hour.start_ms < back_ms + 5 * 3_600_000]
+    assert [hour.samples for hour in hours] == [60] * 4
     bench.writer.close()
 
 

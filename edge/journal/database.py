@@ -18,7 +18,6 @@ NEW_META = {
     "sealed_seq": 1,
     "rolled_block": 0,
     "change": 0,
-    "raw_gone_ms": 0,
     "aged_until_ms": 0,
 }
 """What `meta` holds of a journal that nothing is in."""

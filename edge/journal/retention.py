@@ -118,8 +118,6 @@ def age(store: Store, now_ms: int, passed_s: float) -> int:
     aged_ms = min(now_ms, before_ms + round(_HASTE * passed_s * 1000))
     with store.transaction():
         store.set_meta("aged_until_ms", aged_ms)
-        # Hours after now cannot be gone: that was said of readings of a clock that was wrong.
-        store.set_meta("raw_gone_ms", min(now_ms, store.meta("raw_gone_ms")))
     return aged_ms
 
 
@@ -193,11 +191,8 @@ def _oldest(store: Store, surplus: int) -> list[_Gone]:
 
 
 def _delete(store: Store, blocks: Sequence[_Gone]) -> None:
-    trusted = [row.to_ms for _, _, row in blocks if row and store.is_trusted(row.era)]
-    gone_ms = max([store.meta("raw_gone_ms"), *trusted])
     with store.transaction() as db:
         db.executemany("DELETE FROM block WHERE id = ?", ((block.id,) for block in blocks))
-        store.set_meta("raw_gone_ms", gone_ms)
 
 
 def _delete_rollups(store: Store, resolution: Resolution, before_ms: int) -> None:

@@ -159,7 +159,6 @@ class _Salvage:
         self._breathe = breathe
         self._series: dict[int, Series] = {}
         self._eras: set[int] = set()
-        self._newest_ms = 0
 
     def run(self) -> None:
         """Copy everything; what a later table needs comes first."""
@@ -173,8 +172,6 @@ class _Salvage:
             self._store.set_meta("sealed_seq", max(sealed_seq, last_seq + 1))
             self._store.set_meta("rolled_block", min(meta.get("rolled_block", 0), last_block))
             self._store.set_meta("change", change)
-            # Hours that blocks may be missing of are not to be computed again.
-            self._store.set_meta("raw_gone_ms", max(self._newest_ms, meta.get("raw_gone_ms", 0)))
             self._store.set_meta("aged_until_ms", meta.get("aged_until_ms", 0))
 
     def _copy_small(self) -> None:
@@ -209,7 +206,6 @@ class _Salvage:
         chunk = block.chunk(self._series) if block else None
         if block and chunk:
             self._need_era(block.era, block.from_ms)
-            self._newest_ms = max(self._newest_ms, block.to_ms)
             self._saved.readings += len(chunk)
             db.execute(_insert("block"), row)
 

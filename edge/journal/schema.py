@@ -1,7 +1,7 @@
 """The journal's database: its tables, and how a connection to it is made.
 
     meta      what holds for the whole file: `format`, `sealed_seq`, `rolled_block`, `change` (the
-              last rollup's), `raw_gone_ms` (raw readings up to here may have been deleted)
+              last rollup's), `aged_until_ms` (the time that ages are reckoned from)
     series    a meter as it was registered when it was read (`Series`)
     era       a stretch of one boot in which the wall clock did not step
     tail      readings as they were committed, all meters together; one row per commit as a rule
