@@ -24,7 +24,8 @@ from queue import SimpleQueue
 from typing import Any, NoReturn, cast
 
 from edge import __version__
-from edge.api.routes import Api, Service, refusal
+from edge.api.route import Service
+from edge.api.routes import Api, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.config import changes_that_need_restart

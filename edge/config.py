@@ -41,7 +41,8 @@ SECTIONS: dict[str, type] = {
 }
 
 NEEDS_RESTART = (
-    "site.id", "site.name", "site.timezone", "api", "cycle", "mqtt", "templates", "state",
+    "site.id", "site.name", "site.timezone", "site.price_per_kwh", "site.currency", "api",
+    "load.high_consumption_kw", "cycle", "mqtt", "templates", "state",
     "journal", "sinks",
 )  # fmt: skip
 """What a running service cannot take over when the file is reloaded; the rest it can."""

@@ -65,6 +65,8 @@ class SiteConfig:
     name: str = key("My site", check=text(100))
     timezone: str = key("UTC", check=_time_zone)
     grid_capacity_kw: float = key(500.0, check=between(0.1, 1_000_000, "kW"))
+    price_per_kwh: float | None = key(None, check=between(0, 1000))
+    currency: str = key("EUR", check=text(10))
 
 
 @attrs.frozen
@@ -75,6 +77,10 @@ class ApiConfig:
     port: int = key(3000, check=between(0, 65535))
     allow_unauthenticated: bool = key(False)
     max_connections: int = key(64, check=between(2, 1000))
+    max_ws_clients: int = key(32, check=between(0, 1000))
+    metrics_public: bool | None = key(None)
+    cert_file: str | None = key(None, check=text(1000))
+    key_file: str | None = key(None, check=text(1000))
 
     @property
     def on_loopback(self) -> bool:
@@ -94,6 +100,7 @@ class LoadConfig:
     """The available capacity."""
 
     failsafe_available_kw: float = key(0.0, check=between(0, 1_000_000, "kW"))
+    high_consumption_kw: float | None = key(None, check=between(0.1, 1_000_000, "kW"))
 
 
 @attrs.frozen

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from edge.api import Request, Response
 from edge.api.history import HistoryAnswers
-from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api, Service
+from edge.api.route import Service
+from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api
 from edge.cycle import Cycle, SiteLimits
 from edge.errors import Cause, RequestError
 from edge.image import ProcessImage

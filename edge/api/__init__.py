@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from edge.tokens import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the name of the token, and what it permits."""
+
+    name: str
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +25,8 @@ class Request:
     method: as sent, but GET for HEAD. path: percent-decoded, begins with `/` and has no control
     characters; `*` for a request about the server as a whole (OPTIONS only). query: decoded; no
     key is given twice. headers: lower-case names; repeated fields joined with ", ". body: at most
-    64 KiB; of media type application/json with POST, PUT and PATCH.
+    64 KiB; of media type application/json with POST, PUT and PATCH. peer: the client's address.
+    secure: it came over TLS. caller: who asks, where that was asked for.
     """
 
     method: str
@@ -22,6 +34,9 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    peer: str = ""
+    secure: bool = False
+    caller: Caller | None = None
 
 
 class Stream(Protocol):
@@ -45,6 +60,9 @@ class Response:
     """One answer. The server adds length, date, connection and security headers by itself.
 
     stream: makes what follows after `body`, piece by piece; the length is not known then.
+    takeover: with 101 only: takes the connection over once the head was sent, as another protocol.
+    Called on the client's thread with the socket, which it owns from then on, and what the client
+    sent behind its request; must not block.
     """
 
     status: int
@@ -52,3 +70,4 @@ class Response:
     content_type: str = "application/json; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
     stream: Stream | None = None
+    takeover: Callable[[socket.socket, bytes], None] | None = None

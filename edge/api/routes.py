@@ -6,25 +6,19 @@ raised. What is read comes from one snapshot, rendered once and shared by all wh
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from edge import render
 from edge.api import Request, Response
-from edge.api.history import HistoryAnswers
-from edge.clock import Clock
+from edge.api.route import Access, Context, Route, Service, answer, json_body
 from edge.diagnosis import diagnose
 from edge.errors import ConfigError, RequestError, StateError
-from edge.library import Library
 from edge.load import building_consumption
-from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Metrics
-from edge.model import Meter, MeterState, Probe, Snapshot
-from edge.record import Keeping
-from edge.registry import Registry, meter_not_found
+from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
+from edge.model import Meter, MeterState, Snapshot
+from edge.registry import meter_not_found
 from edge.structure import nearest
 
 ALIVE_WITHIN_S = 2.0
@@ -34,74 +28,31 @@ Beyond it nothing of the snapshot is told: its values would look as fresh as the
 """
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the routes stand on.
-
-    snapshot: gives the latest one. probe: questions a meter, registered or not; blocks for some
-    seconds, raises RequestError. history: answers what was. keeping: how the journal and the sinks
-    are. about: what `/api/system` says that never changes in a run. started_mono_s: when the
-    service started.
-    """
-
-    snapshot: Callable[[], Snapshot]
-    registry: Registry
-    library: Library
-    probe: Callable[[Meter], Probe]
-    history: HistoryAnswers
-    metrics: Metrics
-    keeping: Callable[[], Keeping]
-    clock: Clock
-    about: Mapping[str, Any]
-    started_mono_s: float
-
-
-@dataclass(frozen=True)
-class Context:
-    """One request being answered. path: the values of the placeholders in the route's path."""
-
-    service: Service
-    request: Request
-    snapshot: Snapshot
-    path: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One call. shared: its answer is the same for all who ask within one snapshot."""
-
-    method: str
-    path: str
-    answer: Callable[[Context], Response]
-    summary: str
-    shared: bool = False
-
-
 # --- Meters --------------------------------------------------------------------------------------
 
 
 def register_meter(context: Context) -> Response:
     """Register a meter and begin to read it."""
-    meter = context.service.registry.add(_json_body(context.request))
+    meter = context.service.registry.add(json_body(context.request))
     state = _changed_state(context, meter)
     location = ("Location", f"/api/energy-meters/{meter.id}")
-    return _answer(render.meter_details(state), status=201, headers=(location,))
+    return answer(render.meter_details(state), status=201, headers=(location,))
 
 
 def list_meters(context: Context) -> Response:
     """List all meters with their last values."""
-    return _answer([render.meter(state) for state in context.snapshot.meters.values()])
+    return answer([render.meter(state) for state in context.snapshot.meters.values()])
 
 
 def show_meter(context: Context) -> Response:
     """Show a meter and how it is read."""
-    return _answer(render.meter_details(_state(context.snapshot, context.path["id"])))
+    return answer(render.meter_details(_state(context.snapshot, context.path["id"])))
 
 
 def show_reading(context: Context) -> Response:
     """Show a meter's current reading and how old it is."""
     state = _state(context.snapshot, context.path["id"])
-    return _answer(render.reading(state, context.snapshot))
+    return answer(render.reading(state, context.snapshot))
 
 
 def show_history(context: Context) -> Response:
@@ -115,23 +66,23 @@ def show_history(context: Context) -> Response:
 
 def update_meter(context: Context) -> Response:
     """Change a meter: what the body names is replaced, null removes, the rest stays."""
-    meter = context.service.registry.update(context.path["id"], _json_body(context.request))
-    return _answer(render.meter_details(_changed_state(context, meter)))
+    meter = context.service.registry.update(context.path["id"], json_body(context.request))
+    return answer(render.meter_details(_changed_state(context, meter)))
 
 
 def remove_meter(context: Context) -> Response:
     """Remove a meter; gives back what was removed."""
     last = context.snapshot.meters.get(context.path["id"])
     meter = context.service.registry.remove(context.path["id"])
-    return _answer(render.meter_details(last or MeterState(meter)))
+    return answer(render.meter_details(last or MeterState(meter)))
 
 
 def try_meter(context: Context) -> Response:
     """Say what a registration would read now, and what is wrong with it; registers nothing."""
-    meter = context.service.registry.parse(_json_body(context.request))
+    meter = context.service.registry.parse(json_body(context.request))
     probe = context.service.probe(meter)
     grid_capacity_kw = context.snapshot.load.grid_capacity_kw
-    return _answer(render.diagnosis(diagnose(meter, probe, grid_capacity_kw), meter))
+    return answer(render.diagnosis(diagnose(meter, probe, grid_capacity_kw), meter))
 
 
 # --- The device library --------------------------------------------------------------------------
@@ -143,7 +94,7 @@ def list_templates(context: Context) -> Response:
         listing = context.service.library.listing()
     except ConfigError as exc:
         raise _unusable(exc) from None
-    return _answer([render.template(template) for template in listing.templates])
+    return answer([render.template(template) for template in listing.templates])
 
 
 def show_template(context: Context) -> Response:
@@ -157,7 +108,7 @@ def show_template(context: Context) -> Response:
     if template is None:
         message = f"No template is named {name!r}{hint or '; GET /api/templates lists them.'}"
         raise RequestError(404, "TEMPLATE_NOT_FOUND", message)
-    return _answer(render.template_details(template))
+    return answer(render.template_details(template))
 
 
 def _unusable(error: ConfigError) -> RequestError:
@@ -173,12 +124,12 @@ def _unusable(error: ConfigError) -> RequestError:
 def show_building_consumption(context: Context) -> Response:
     """Sum up the grid and building meters that are fresh."""
     sums = building_consumption(context.snapshot.meters.values())
-    return _answer(render.building_consumption(sums, context.snapshot))
+    return answer(render.building_consumption(sums, context.snapshot))
 
 
 def show_load_status(context: Context) -> Response:
     """Say how much power is free for charging, and how far that can be trusted."""
-    return _answer(render.load_status(context.snapshot.load, context.snapshot))
+    return answer(render.load_status(context.snapshot.load, context.snapshot))
 
 
 # --- The service itself --------------------------------------------------------------------------
@@ -187,19 +138,19 @@ def show_load_status(context: Context) -> Response:
 def show_system(context: Context) -> Response:
     """Show the service's own health."""
     service = context.service
-    return _answer(
+    return answer(
         render.system(context.snapshot, service.keeping(), service.about, service.started_mono_s)
     )
 
 
 def show_health(context: Context) -> Response:
     """Say that the cycle is running; while it is not, every call is answered with 503."""
-    return _answer({"status": "alive"})
+    return answer({"status": "alive"})
 
 
 def show_readiness(context: Context) -> Response:
     """Say that the first cycle has run; until then, every call is answered with 503."""
-    return _answer({"status": "ready"})
+    return answer({"status": "ready"})
 
 
 def show_metrics(context: Context) -> Response:
@@ -237,9 +188,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/templates/{name}", show_template, "a device template"),
     Route("GET", "/api/load/status", show_load_status, "power free for charging", shared=True),
     Route("GET", "/api/system", show_system, "the service's own health", shared=True),
-    Route("GET", "/healthz", show_health, "liveness"),
-    Route("GET", "/readyz", show_readiness, "readiness"),
-    Route("GET", "/metrics", show_metrics, "Prometheus and OpenMetrics", shared=True),
+    Route("GET", "/healthz", show_health, "liveness", access=Access.PUBLIC),
+    Route("GET", "/readyz", show_readiness, "readiness", access=Access.PUBLIC),
+    Route(
+        "GET",
+        "/metrics",
+        show_metrics,
+        "Prometheus and OpenMetrics",
+        shared=True,
+        access=Access.METRICS,
+    ),
 )
 
 
@@ -266,19 +224,13 @@ class Api:
 
     def _answer(self, request: Request) -> Response:
         snapshot = self._service.snapshot()
-        if snapshot.health.ticks == 0:
-            raise RequestError(503, "NOT_READY", "The service is starting; ask again in a second.")
-        age_s = self._service.clock.mono_s() - snapshot.mono_s
-        if age_s > ALIVE_WITHIN_S:
-            raise RequestError(
-                503,
-                "NOT_ALIVE",
-                f"The control cycle last ran {age_s:.0f} s ago; restart the service if it stays.",
-            )
         ready = self._ready(snapshot, request)
         if ready is not None:
+            self._require_cycle(snapshot)
             return ready
-        route, path = _find(request)
+        route, path = find(request)
+        if not route.always:
+            self._require_cycle(snapshot)
         context = Context(self._service, request, snapshot, path)
         if not route.shared:
             return route.answer(context)
@@ -289,6 +241,18 @@ class Api:
                 self._shared = (snapshot, {})
             self._shared[1][_shared_key(request)] = response
         return response
+
+    def _require_cycle(self, snapshot: Snapshot) -> None:
+        """Refuse to tell of a snapshot that is none yet, or old. Raises RequestError 503."""
+        if snapshot.health.ticks == 0:
+            raise RequestError(503, "NOT_READY", "The service is starting; ask again in a second.")
+        age_s = self._service.clock.mono_s() - snapshot.mono_s
+        if age_s > ALIVE_WITHIN_S:
+            raise RequestError(
+                503,
+                "NOT_ALIVE",
+                f"The control cycle last ran {age_s:.0f} s ago; restart the service if it stays.",
+            )
 
     def _ready(self, snapshot: Snapshot, request: Request) -> Response | None:
         """What was rendered of this snapshot for the same request, if anything."""
@@ -312,7 +276,16 @@ def _wants_openmetrics(request: Request) -> bool:
     return "application/openmetrics-text" in request.headers.get("accept", "")
 
 
-def _find(request: Request) -> tuple[Route, Mapping[str, str]]:
+def access_of(request: Request) -> Access:
+    """Say who may make a call; what is not there is shown to readers only."""
+    try:
+        return find(request)[0].needs
+    except RequestError:
+        return Access.READER
+
+
+def find(request: Request) -> tuple[Route, Mapping[str, str]]:
+    """Find the row of a call, and the values in its path. Raises RequestError 404 or 405."""
     allowed = []
     for route, pattern in _PATTERNS:
         match = pattern.fullmatch(request.path)
@@ -343,10 +316,6 @@ def _pattern(path: str) -> re.Pattern[str]:
 _PATTERNS = [(route, _pattern(route.path)) for route in ROUTES]
 
 
-def _answer(data: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    return Response(status, render.dump(render.success(data)), headers=headers)
-
-
 def _state(snapshot: Snapshot, meter_id: str) -> MeterState:
     state = snapshot.meters.get(meter_id)
     if state is None:
@@ -357,30 +326,3 @@ def _state(snapshot: Snapshot, meter_id: str) -> MeterState:
 def _changed_state(context: Context, meter: Meter) -> MeterState:
     """A meter after a change; it is stored, even where the cycle is late to take it over."""
     return context.service.snapshot().meters.get(meter.id) or MeterState(meter)
-
-
-def _json_body(request: Request) -> Any:
-    try:
-        return json.loads(
-            request.body, parse_constant=_no_constant, object_pairs_hook=_object_of_unique_keys
-        )
-    except RecursionError:
-        why = "it is nested too deeply"
-    except UnicodeDecodeError:
-        why = "it is not UTF-8 text"
-    except ValueError as exc:
-        why = str(exc)
-    raise RequestError(400, "MALFORMED_JSON", f"The body is not valid JSON: {why}; fix it.")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} appears twice")
-    return document
