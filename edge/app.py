@@ -78,7 +78,7 @@ class App:
             self._image,
             self._make_line,
             self._clock,
-            self._keeper,
+            [self._keeper.follow],
         )
         self._cycle.metrics.add_keeping(self._keeper.state)
         self._protocols: set[str] = set()

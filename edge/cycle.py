@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from edge.clock import Clock
 from edge.communication import Endpoint
@@ -67,21 +66,18 @@ class _ProbeRequest:
     done: Future[Probe]
 
 
-class Follower(Protocol):
-    """Who is told what each tick brought. Cycle thread; must neither block nor raise."""
+Follower = Callable[[Snapshot, Sequence[PollResult]], None]
+"""Is told what each tick brought: the new snapshot, and how polls ended that are new in it.
 
-    def record(self, results: Sequence[PollResult]) -> None:
-        """Take how polls ended, to keep what was read."""
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Take the new snapshot."""
+On the cycle's thread; must neither block nor raise.
+"""
 
 
 class Cycle:
     """The only caller of the schedule, of `image.advance` and of the load rules.
 
     make_line: makes the worker of a line that a meter is the first on; the cycle starts it.
-    follower: is told what each tick brought.
+    followers: are told what each tick brought, in this order.
     """
 
     def __init__(
@@ -91,14 +87,14 @@ class Cycle:
         image: ProcessImage,
         make_line: Callable[[Meter], LineThread],
         clock: Clock,
-        follower: Follower | None = None,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._tick_s = tick_ms / 1000
         self._limits = limits
         self._image = image
         self._make_line = make_line
         self._clock = clock
-        self._follower = follower
+        self._followers = followers
         self._schedule = Schedule(tick_ms)
         self._inbox: SimpleQueue[_Change | _ProbeRequest | None] = SimpleQueue()
         self._changes: list[_Change] = []
@@ -196,9 +192,8 @@ class Cycle:
             self._end_probes()
         self._count_tick(late_s, missed)
         self.snapshot = self._freeze(tick)
-        if self._follower is not None:
-            self._follower.record(results)
-            self._follower.publish(self.snapshot)
+        for follower in self._followers:
+            follower(self.snapshot, results)
         reads, left_out = self._schedule.due(tick)
         for read in reads:
             line = self._line_of(read.meter)

@@ -19,7 +19,7 @@ from edge.uplink import Uplink
 class Keeper:
     """The journal, if there is to be one, and the sinks. Follows the cycle.
 
-    `record` and `publish` are for the cycle's thread, `start` and `close` for the main thread.
+    `follow` is for the cycle's thread, `start` and `close` for the main thread.
     """
 
     def __init__(self, config: Config, clock: Clock) -> None:
@@ -55,13 +55,10 @@ class Keeper:
         for uplink in self._uplinks:
             uplink.start()
 
-    def record(self, results: Sequence[PollResult]) -> None:
-        """Keep what was read. Never blocks."""
+    def follow(self, snapshot: Snapshot, results: Sequence[PollResult]) -> None:
+        """Keep what was read, and show how things are now. Never blocks."""
         if self.journal is not None:
             self.journal.put(results)
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Show how things are now. Never blocks."""
         for sink in self._live:
             sink.publish(snapshot)
 

@@ -128,7 +128,7 @@ class Bench:
         self.listening: list[StillListening] = []
         self.recorded: list[PollResult] = []
         self.published: list[Snapshot] = []
-        self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock, self)
+        self.cycle = Cycle(100, limits, self.image, self.make_line, self.clock, [self.follow])
         self.tick = -1
         if meters:
             self.change(*meters)
@@ -142,11 +142,9 @@ class Bench:
         self.lines[meter.line] = line
         return line
 
-    def record(self, results: Sequence[PollResult]) -> None:
-        self.recorded += results
-
-    def publish(self, snapshot: Snapshot) -> None:
+    def follow(self, snapshot: Snapshot, results: Sequence[PollResult]) -> None:
         self.published.append(snapshot)
+        self.recorded += results
 
     def change(self, *meters: Meter) -> None:
         done = self.cycle.change_meters(meters)
