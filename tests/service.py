@@ -88,7 +88,7 @@ class Service:
         """Start the process; returns when it is ready. The port may be another than before."""
         self.launch()
         self.wait_until(lambda: "Listening on" in self.log, "listening")
-        self.port = int(re.findall(r"Listening on http://\S+:(\d+)", self.log)[-1])
+        self.port = int(re.findall(r"Listening on https?://\S+:(\d+)", self.log)[-1])
         self.wait_until(lambda: self.request("GET", "/readyz")[0] == 200, "ready")
         return self
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import re
+import select
 import socket
 import struct
 import threading
@@ -26,7 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.api import Request, Response, Stream
+from edge.api import Caller, Request, Response, Stream
 from edge.api.connections import Doing, Gone
 from edge.api.http1 import (
     MAX_BODY_BYTES,
@@ -35,9 +36,11 @@ from edge.api.http1 import (
     parse_head,
     refuse_foreign,
     response_bytes,
+    takeover_bytes,
 )
 from edge.api.server import ApiServer
 from edge.errors import ConfigError, JournalError, RequestError
+from edge.tokens import Role
 from tests.peers import free_port, wait_until
 
 CASES = Path(__file__).parent / "http"
@@ -68,8 +71,10 @@ class Routes:
 class Client:
     """A client that sends bytes as it likes and reads answers as HTTP says."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self.socket = socket.create_connection((host, port), timeout=5)
+    def __init__(self, port: int, host: str = "127.0.0.1", source: str | None = None) -> None:
+        self.socket = socket.create_connection(
+            (host, port), timeout=5, source_address=(source, 0) if source else None
+        )
         self.file = self.socket.makefile("rb")
 
     def __enter__(self) -> Client:
@@ -242,18 +247,45 @@ def test_the_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         b"Date: Mon, 20 Oct 2025 10:30:00 GMT\r\n"
         b"Content-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: 17\r\n"
-        b"X-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
+        b"X-Frame-Options: DENY\r\n"
+        b"Referrer-Policy: no-referrer\r\n"
+        b"Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; "
+        b"img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'\r\n"
+        b"Cross-Origin-Resource-Policy: same-origin\r\n"
         b"Location: /api/x\r\n"
         b"\r\n"
         b'{"success": true}'
     )
 
 
+def test_an_answer_may_say_how_long_it_is_good() -> None:
+    answer = Response(200, b"", headers=(("cache-control", "no-cache"),))
+    sent = response_bytes(answer, keep_alive=True)
+    assert b"cache-control: no-cache\r\n" in sent
+    assert b"no-store" not in sent
+
+
+def test_what_has_not_changed_has_no_length(serve: Serve) -> None:
+    server, routes = serve()
+    routes.paths["/same"] = lambda: Response(304, b"", headers=(("ETag", '"a"'),))
+    with Client(server.port) as client:
+        client.send(GET.replace(b"/ ", b"/same "), GET)
+        status, headers, _ = client.read(with_body=False)
+        assert (status, headers["ETag"]) == (304, '"a"')
+        assert headers.keys().isdisjoint({"Content-Length", "Content-Type", "Transfer-Encoding"})
+        assert client.read()[2] == b"/"
+
+
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb"])
 def test_a_header_can_not_end_its_line_early(value: str) -> None:
+    answer = Response(200, b"", headers=(("Location", value),))
     with pytest.raises(ValueError, match="line break"):
-        response_bytes(Response(200, b"", headers=(("Location", value),)), keep_alive=True)
+        response_bytes(answer, keep_alive=True)
+    with pytest.raises(ValueError, match="line break"):
+        takeover_bytes(answer)
 
 
 def test_head_says_what_get_would_and_leaves_the_body_out(serve: Serve) -> None:
@@ -754,6 +786,27 @@ def test_who_has_only_just_begun_makes_no_room(
         assert len(slow.read()[2]) == len(BIG)
 
 
+def test_one_address_can_not_lock_the_others_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 60.0)
+    server, _ = serve(max_connections=4)
+    with ExitStack() as stack:
+        other = stack.enter_context(Client(server.port, source="127.0.0.2"))
+        assert other.ask(GET)[0] == 200
+        greedy = [stack.enter_context(Client(server.port)) for _ in range(3)]
+        for client in greedy:
+            client.send(GET[:10])  # all of them have only just begun
+        wait_until(lambda: len(http_threads()) == 5, what="all of them being let in")
+        assert not can_ask(server)
+        with Client(server.port, source="127.0.0.3") as newcomer:
+            assert newcomer.ask(GET)[0] == 200
+            assert other.ask(GET)[0] == 200  # though it has idled all the time
+            closed, _, _ = select.select([client.socket for client in greedy], [], [], 5)
+            (rest, left) = (client for client in greedy if client.socket not in closed)
+            assert rest.ask(GET[10:])[0] == left.ask(GET[10:])[0] == 200
+
+
 def can_ask(server: ApiServer) -> bool:
     with Client(server.port) as client:
         return client.ask(GET)[0] == 200
@@ -819,22 +872,120 @@ def test_hosts_are_not_judged_beyond_loopback(serve: Serve) -> None:
         assert client.ask(GET.replace(b"localhost", b"dlm.example"))[0] == 200
 
 
-def test_tokens_have_one_place(serve: Serve) -> None:
-    def authorize(request: Request) -> None:
-        assert request.body == b""
-        if request.headers.get("authorization") != "Bearer t":
-            raise RequestError(
-                401, "UNAUTHORIZED", "Send a token.", headers=(("WWW-Authenticate", "Bearer"),)
-            )
+def admit_anna(request: Request) -> Caller | None:
+    """Know one token."""
+    assert request.body == b""
+    assert request.peer == "127.0.0.1"
+    if request.headers.get("authorization") != "Bearer t":
+        raise RequestError(
+            401, "UNAUTHORIZED", "Send a token.", headers=(("WWW-Authenticate", "Bearer"),)
+        )
+    return Caller("anna", Role.ADMIN)
 
-    server, routes = serve(authorize=authorize)
+
+def test_tokens_have_one_place(serve: Serve) -> None:
+    server, routes = serve(authorize=admit_anna)
     with Client(server.port) as client:
         status, headers, _ = client.ask(GET)
         assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
         assert client.ask(post(b"{}", b"Authorization: Bearer t"))[0] == 200
         client.send(post(b"{}"))
         assert client.code() == (401, "UNAUTHORIZED")
-    assert [request.body for request in routes.asked] == [b"{}"]
+    (asked,) = routes.asked
+    assert (asked.body, asked.caller) == (b"{}", Caller("anna", Role.ADMIN))
+    assert (asked.peer, asked.secure) == ("127.0.0.1", False)
+
+
+def test_a_client_does_not_answer_for_how_long_it_takes_to_know_who_it_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.api.connections._UNFINISHED_S", 0.0)
+    asked, release = threading.Event(), threading.Event()
+
+    def authorize(request: Request) -> Caller | None:
+        asked.set()
+        assert release.wait(10)
+        return None
+
+    server, _ = serve(authorize=authorize, max_connections=1, request_timeout_s=0.3)
+    data = post(b"{}")
+    with Client(server.port) as client:
+        client.send(data[:-2])
+        assert asked.wait(5)
+        with Client(server.port) as newcomer:
+            assert newcomer.read()[0] == 503
+        time.sleep(0.4)
+        release.set()
+        assert client.ask(data[-2:])[0] == 200
+
+
+# --- Another protocol from here on ---------------------------------------------------------------
+
+UPGRADE = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+
+
+class Echo:
+    """Upgrades every request for `/echo`, and keeps what it was handed."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.taken: list[tuple[socket.socket, bytes]] = []
+        routes.paths["/echo"] = lambda: Response(
+            101,
+            b"",
+            headers=(("Upgrade", "echo"), ("Connection", "Upgrade")),
+            takeover=lambda *given: self.taken.append(given),
+        )
+
+    def take(self) -> tuple[socket.socket, bytes]:
+        wait_until(lambda: self.taken, what="the connection being taken over")
+        return self.taken.pop()
+
+
+def test_a_connection_is_taken_over_with_what_came_behind_its_request(serve: Serve) -> None:
+    server, routes = serve(max_connections=1, idle_timeout_s=0.1)
+    echo = Echo(routes)
+    with Client(server.port) as client:
+        client.send(UPGRADE.replace(b"/ ", b"/echo ") + b"first words")
+        status, headers, _ = client.read(with_body=False)
+        assert status == 101
+        assert headers.keys() == {"Server", "Date", "Upgrade", "Connection"}
+        taken, behind = echo.take()
+        with taken:
+            assert behind == b"first words"
+            wait_until(lambda: http_threads() == ["http"], what="the end of its thread")
+            assert can_ask(server)  # it takes no room any more, and is not cut off for it
+            server.close(time.monotonic() + 5)
+            client.send(b"ping")
+            taken.settimeout(5)
+            assert taken.recv(10) == b"ping"
+            taken.sendall(b"pong")
+            assert client.file.read(4) == b"pong"
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "request_", [UPGRADE.replace(b"GET", b"HEAD"), UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0")]
+)
+def test_what_cannot_be_upgraded_does_not_ask_for_it(request_: bytes) -> None:
+    assert parse_head(UPGRADE).request.headers["upgrade"] == "echo"
+    assert "upgrade" not in parse_head(request_).request.headers
+
+
+def test_who_left_before_the_takeover_is_not_handed_over(serve: Serve) -> None:
+    server, routes = serve()
+    echo = Echo(routes)
+    upgrade = routes.paths["/echo"]
+
+    def cut_off() -> Response:
+        for connection in list(server.connections._open):
+            server.connections.leave(connection)
+        return upgrade()
+
+    routes.paths["/echo"] = cut_off
+    with Client(server.port) as client:
+        client.send(UPGRADE.replace(b"/ ", b"/echo "))
+        assert client.is_closed()
+    assert echo.taken == []
 
 
 # --- Bugs and logs -------------------------------------------------------------------------------
@@ -890,7 +1041,7 @@ def test_a_bug_is_raised_though_its_client_is_gone(
     wait_until(lambda: raised, what="the excepthook")
 
 
-def test_requests_are_logged_at_debug_without_values(
+def test_what_reads_is_logged_at_debug_without_values(
     serve: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG, "edge.api")
@@ -900,10 +1051,42 @@ def test_requests_are_logged_at_debug_without_values(
         client.ask(b"nonsense\r\n\r\n")
         assert client.is_closed()
     assert [record.levelname for record in caplog.records] == ["DEBUG", "DEBUG"]
-    assert "GET '/a\"b': 200" in caplog.messages[0]
+    assert "127.0.0.1: GET '/a\"b': 200" in caplog.messages[0]
     assert "400" in caplog.messages[1]
     assert "secret" not in caplog.text
     assert capfd.readouterr().err == ""
+
+
+def test_every_change_is_logged_with_who_made_it(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edge.api")
+    server, _ = serve(authorize=admit_anna)
+    change = post(b'{"password": "secret"}', b"Authorization: Bearer t")
+    with Client(server.port) as client:
+        assert client.ask(change.replace(b"/ ", b"/meters%0d%0a?key=secret ", 1))[0] == 400
+        assert client.is_closed()
+    with Client(server.port) as client:
+        assert client.ask(change.replace(b"/ ", b"/" + b"m" * 300 + b"?key=secret ", 1))[0] == 200
+        assert client.ask(GET[:-2] + b"Authorization: Bearer t\r\n\r\n")[0] == 200
+    (message,) = caplog.messages
+    assert message.startswith("anna: POST '/mmm")
+    assert "m': 200" in message
+    assert len(message) < 300
+    assert "secret" not in caplog.text
+
+
+def test_who_is_kept_out_does_not_fill_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edge.api")
+    server, routes = serve()
+    routes.paths["/api/login"] = lambda: refuse(RequestError(429, "TOO_MANY_ATTEMPTS", "Wait."))
+    with Client(server.port) as client:
+        assert client.ask(post(b"{}").replace(b"/ ", b"/api/login ", 1))[0] == 429
+        assert client.ask(post(b"{").replace(b"localhost", b"else.example"))[0] == 403
+        assert client.is_closed()
+    assert caplog.messages == []
 
 
 # --- Beginning and end ---------------------------------------------------------------------------

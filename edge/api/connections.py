@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from enum import Enum, auto
 from typing import Protocol
 
@@ -28,8 +29,10 @@ class Doing(Enum):
     """An answer is being taken by the client."""
 
 
-class Connection(Protocol):
-    """What can be cut off by another thread."""
+class Cuttable(Protocol):
+    """What can be cut off by another thread. peer: the address of who is connected."""
+
+    peer: str
 
     def cut(self) -> None:
         """End it; its own thread wakes up and leaves. Never blocks."""
@@ -38,22 +41,24 @@ class Connection(Protocol):
 class Connections:
     """The open connections: at most `capacity`; decides who makes room for a newcomer.
 
+    The address that has the most of them makes room first, and for an address that has fewer at
+    once, so that nobody can lock others out from one place.
     Any thread may call any method; only `close` blocks.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._open: dict[Connection, tuple[Doing, float]] = {}
+        self._open: dict[Cuttable, tuple[Doing, float]] = {}
         """What each does, and since when (monotonic, s)."""
         self._changed = threading.Condition()
         self.closing = False
 
-    def admit(self, newcomer: Connection) -> bool:
+    def admit(self, newcomer: Cuttable) -> bool:
         """Take a newcomer in, for whom another may be cut off; False if there is no room."""
         evicted = None
         with self._changed:
             if len(self._open) >= self._capacity:
-                evicted = self._dispensable()
+                evicted = self._dispensable(newcomer.peer)
                 if evicted is not None:
                     del self._open[evicted]
             admitted = len(self._open) < self._capacity and not self.closing
@@ -63,18 +68,28 @@ class Connections:
             evicted.cut()
         return admitted
 
-    def _dispensable(self) -> Connection | None:
-        """Find who idles the longest, or else is the slowest to send or to take what it may."""
-        now_s = time.monotonic()
-        dispensable = [
-            (doing is not Doing.IDLE, since_s, connection)
-            for connection, (doing, since_s) in self._open.items()
-            if doing is Doing.IDLE
-            or (doing is not Doing.ANSWERING and now_s - since_s > _UNFINISHED_S)
-        ]
-        return min(dispensable, key=lambda entry: entry[:2])[2] if dispensable else None
+    def _dispensable(self, peer: str) -> Cuttable | None:
+        """Find who makes room for a newcomer from `peer`: nobody of an address that has fewer.
 
-    def note(self, connection: Connection, doing: Doing) -> None:
+        Of the address with the most connections: who idles the longest, or else is the slowest to
+        send or to take what it may.
+        """
+        now_s = time.monotonic()
+        held = Counter(connection.peer for connection in self._open)
+        dispensable = [
+            (-held[connection.peer], doing is not Doing.IDLE, since_s, connection)
+            for connection, (doing, since_s) in self._open.items()
+            if doing is not Doing.ANSWERING
+            and held[connection.peer] >= held[peer]
+            and (
+                doing is Doing.IDLE
+                or now_s - since_s > _UNFINISHED_S
+                or held[connection.peer] > held[peer] + 1
+            )
+        ]
+        return min(dispensable, key=lambda entry: entry[:3])[3] if dispensable else None
+
+    def note(self, connection: Cuttable, doing: Doing) -> None:
         """Note what it does from now on.
 
         Raises Gone if it was cut off, or if all are to end and this is not its last answer.
@@ -84,7 +99,7 @@ class Connections:
                 raise Gone
             self._open[connection] = doing, time.monotonic()
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Cuttable) -> None:
         """Note that it is over."""
         with self._changed:
             self._open.pop(connection, None)

@@ -34,7 +34,7 @@ BEGINNING = re.compile(rf"{_TCHAR}|$".encode())
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([!-\"$-~]+) HTTP/([0-9])\.([0-9])\r\n".encode())
 _FIELD = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
-_ABSOLUTE_FORM = re.compile(r"http://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]*))(?::[0-9]*)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(.+)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -93,6 +93,11 @@ def parse_head(head: bytes) -> Head:
     if _host_name(headers.get("host", "")) is None:
         raise bad_request("The Host header is malformed; send one host with an optional port")
 
+    if not minor or method == "HEAD":
+        headers.pop("upgrade", None)  # RFC 9110, 7.8 for HTTP/1.0; HEAD has an answer's head only
+    if not minor or method == "HEAD":
+        # RFC 9110, 7.8: HTTP/1.0 knows no upgrade; and a head alone cannot become another protocol.
+        headers.pop("upgrade", None)
     options = [option.strip() for option in headers.get("connection", "").lower().split(",")]
     expect = headers.get("expect", "").lower()
     if expect not in ("", "100-continue"):
@@ -214,10 +219,6 @@ def require_json(request: Request, body_bytes: int) -> None:
         )
 
 
-def allow_all(request: Request) -> None:
-    """Let every request through; who can connect is decided by the address that is bound."""
-
-
 def _is_local(authority: str, own_host: str) -> bool:
     name = _host_name(authority)
     return name is not None and (name in ("localhost", own_host.lower()) or is_loopback(name))
@@ -232,6 +233,16 @@ def _host_name(authority: str) -> str | None:
 # --- Answers to bytes ----------------------------------------------------------------------------
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_SECURITY_FIELDS = (
+    "X-Content-Type-Options: nosniff\r\n"
+    "X-Frame-Options: DENY\r\n"
+    "Referrer-Policy: no-referrer\r\n"
+    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+)
+"""A page of ours runs our own scripts only, talks to us only, and is shown in no other page."""
 
 
 def response_bytes(response: Response, head: Head | None = None, *, keep_alive: bool) -> bytes:
@@ -241,26 +252,45 @@ def response_bytes(response: Response, head: Head | None = None, *, keep_alive: 
     connection does, so keep_alive must be False then.
     Raises ValueError for a header value that would end its line early: that is a bug.
     """
-    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-    if fields.count("\n") != len(response.headers) or fields.count("\r") != len(response.headers):
-        raise ValueError(f"line break in a header of the answer: {response.headers!r}")
-    body, framing = response.body, f"Content-Length: {len(response.body)}\r\n"
-    if response.stream is not None:
-        chunked = is_chunked(head)
-        body = chunk_bytes(body) if chunked else body
-        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
+    fields = _fields(response)
+    body, content = response.body, f"Content-Type: {response.content_type}\r\n"
+    if response.status == HTTPStatus.NOT_MODIFIED:
+        content = ""  # RFC 9110, 8.6: a length would have to be that of what is not sent
+    elif response.stream is None:
+        content += f"Content-Length: {len(body)}\r\n"
+    elif is_chunked(head):
+        body = chunk_bytes(body)
+        content += "Transfer-Encoding: chunked\r\n"
     if not keep_alive:
         fields += "Connection: close\r\n"
     elif head is not None and not head.minor:
         fields += "Connection: keep-alive\r\n"
-    top = (
-        f"HTTP/1.1 {response.status} {_PHRASES.get(response.status, '')}\r\n"
-        f"Server: dlm-edge\r\nDate: {_http_date(int(time.time()))}\r\n"
-        f"Content-Type: {response.content_type}\r\n{framing}"
-        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-        f"{fields}\r\n"
-    ).encode("latin-1")
+    if all(name.lower() != "cache-control" for name, _ in response.headers):
+        content += "Cache-Control: no-store\r\n"
+    top = f"{_beginning(response.status)}{content}{_SECURITY_FIELDS}{fields}\r\n".encode("latin-1")
     return top if head is not None and head.without_body else top + body
+
+
+def takeover_bytes(response: Response) -> bytes:
+    """Give the head of a 101, behind which the connection is another protocol's.
+
+    Raises ValueError as `response_bytes` does.
+    """
+    return f"{_beginning(response.status)}{_fields(response)}\r\n".encode("latin-1")
+
+
+def _beginning(status: int) -> str:
+    return (
+        f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n"
+        f"Server: dlm-edge\r\nDate: {_http_date(int(time.time()))}\r\n"
+    )
+
+
+def _fields(response: Response) -> str:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
+    if fields.count("\n") != len(response.headers) or fields.count("\r") != len(response.headers):
+        raise ValueError(f"line break in a header of the answer: {response.headers!r}")
+    return fields
 
 
 LAST_CHUNK = b"0\r\n\r\n"
