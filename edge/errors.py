@@ -93,6 +93,8 @@ class Cause(str, Enum):
 
     NAME_NOT_RESOLVED = "name_not_resolved"
     NO_ROUTE = "no_route"
+    NOT_ALLOWED = "not_allowed"
+    """Meters may not be at its address: the configuration says where they may be."""
     CONNECTION_REFUSED = "connection_refused"
     NOT_REACHED = "not_reached"
     """Nothing answered the attempt to connect."""

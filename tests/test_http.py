@@ -752,8 +752,10 @@ def test_a_closed_port(scheme: str) -> None:
     ],
 )
 def test_what_the_network_says(failure: Exception, cause: Cause) -> None:
-    with mock.patch("urllib3.util.connection.create_connection", side_effect=failure):
-        assert line_error(HttpEndpoint("http", "meter.example", 80)).cause is cause
+    is_look_up = isinstance(failure, socket.gaierror | UnicodeError)
+    fails = "socket.getaddrinfo" if is_look_up else "socket.socket.connect"
+    with mock.patch(fails, side_effect=failure):
+        assert line_error(HttpEndpoint("http", "127.0.0.1", 80)).cause is cause
 
 
 def test_a_name_that_dns_cannot_spell() -> None:
@@ -1139,8 +1141,7 @@ def test_messages_have_an_end(serve: Serve) -> None:
 def test_the_system_authorities_are_loaded_once() -> None:
     contexts: list[ssl.SSLContext] = []
     for _ in range(2):
-        with mock.patch("edge.drivers.http.connection.HTTPSConnection") as made:
-            made.return_value.connect.side_effect = OSError
+        with mock.patch("edge.drivers.http.connection._HttpsConnection") as made:
             with pytest.raises(LineError):
                 driver_of(HttpEndpoint("https", "127.0.0.1", 1)).open(1.0)
             contexts.append(made.call_args.kwargs["ssl_context"])

@@ -74,7 +74,7 @@ def test_a_network_that_cannot_be_reached_is_told_as_such() -> None:
     driver = ModbusDriver(ModbusEndpoint("tcp", host="127.0.0.1", port=502), Clock())
     refusal = OSError(errno.ENETUNREACH, "seen by nobody")
     with (
-        mock.patch.object(socket, "create_connection", side_effect=refusal),
+        mock.patch("socket.socket.connect", side_effect=refusal),
         pytest.raises(LineError, match=r"cannot be reached \(Network is unreachable\)") as caught,
     ):
         driver.open(PATIENT_S)

@@ -16,14 +16,18 @@ from edge.library import Library
 from edge.meterspec import References, parse_meter
 from edge.meterspec.modbus import line_settings
 from edge.model import Meter
+from edge.reach import Reach
 
 _BAR = 30
 
 
-def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bool) -> int:
+def scan_line(
+    communication: Mapping[str, Any], library: Library, reach: Reach, every_unit: bool
+) -> int:
     """Scan the line that `communication` leads to, and print who answers. Gives the exit code.
 
-    every_unit: all unit ids, not only the one given. Blocks for minutes. Raises Faulty.
+    reach: which addresses may be connected to. every_unit: all unit ids, not only the one given.
+    Blocks for minutes. Raises Faulty.
     """
     line = _line(communication)
     endpoint = line.endpoint
@@ -39,6 +43,7 @@ def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bo
             units=units,
             timeout_s=timeout_s,
             templates=templates,
+            reach=reach,
             progress=_show_progress,
         ):
             answered += 1
@@ -59,7 +64,7 @@ def scan_line(communication: Mapping[str, Any], library: Library, every_unit: bo
     return 0
 
 
-def print_identity(meter: Meter, library: Library) -> None:
+def print_identity(meter: Meter, library: Library, reach: Reach) -> None:
     """Say what model a Modbus meter is, where its registers tell and the library knows."""
     communication = meter.communication
     if not isinstance(communication, ModbusCommunication):
@@ -69,7 +74,15 @@ def print_identity(meter: Meter, library: Library) -> None:
     with (
         suppress(LineError),
         closing(
-            scan(line, Clock(), units=units, bauds=(), parities=(), templates=templates)
+            scan(
+                line,
+                Clock(),
+                units=units,
+                bauds=(),
+                parities=(),
+                templates=templates,
+                reach=reach,
+            )
         ) as found,
     ):
         for unit in found:

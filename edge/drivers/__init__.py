@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from edge.clock import Clock
 from edge.model import MessageCounts, Meter, Outcome, Probe
+from edge.reach import Reach
 from edge.settings import Config
 
 
@@ -104,13 +105,17 @@ class DriverClass:
     settings: Callable[[Config, Any], tuple[Any, ...]] = lambda _config, _endpoint: ()
 
 
+def _reach(config: Config, _endpoint: Any) -> tuple[Reach]:
+    return (Reach.of(config.security.allowed_networks),)
+
+
 DRIVERS = {
-    "modbus": DriverClass("edge.drivers.modbus:ModbusDriver"),
+    "modbus": DriverClass("edge.drivers.modbus:ModbusDriver", _reach),
     "mqtt": DriverClass(
         "edge.drivers.mqtt:MqttListener",
         lambda config, endpoint: (config.mqtt.all()[endpoint.broker],),
     ),
-    "http": DriverClass("edge.drivers.http:HttpDriver"),
+    "http": DriverClass("edge.drivers.http:HttpDriver", _reach),
 }
 """Protocol → its class, imported when the first line of that protocol is made."""
 

@@ -18,13 +18,15 @@ import attrs
 
 from edge.communication import Communication
 from edge.errors import ConfigError, Fault, Faulty
-from edge.meterspec.http import http_conflict, parse_http
-from edge.meterspec.keys import PATH, structured
-from edge.meterspec.modbus import modbus_conflict, parse_modbus
-from edge.meterspec.mqtt import parse_mqtt
+from edge.meterspec.http import HttpKeys, http_conflict, parse_http
+from edge.meterspec.keys import PATH, SCALE_KEYS, scale, structured
+from edge.meterspec.modbus import ModbusKeys, modbus_conflict, parse_modbus
+from edge.meterspec.mqtt import MqttKeys, parse_mqtt
+from edge.meterspec.payloads import PATH_KEYS, TOPIC_KEYS, json_path, topic_name
 from edge.meterspec.secrets import hidden_secrets
 from edge.model import METER_TYPES, QUANTITY_NAMES, Meter
-from edge.structure import between, key, merge_patch, nearest, one_of, shown, text
+from edge.reach import Reach
+from edge.structure import Check, between, key, merge_patch, nearest, one_of, rule, shown, text
 from edge.template import Template, expand
 
 STALE_AFTER_POLLS = 3
@@ -40,21 +42,25 @@ _READ_ONLY = frozenset(
 
 @dataclass(frozen=True)
 class References:
-    """What a registration may refer to by name.
+    """What a registration may refer to.
 
     templates: the device library; a template that is faulty raises ConfigError when looked up.
-    brokers: those of the configuration.
+    brokers: the names of those of the configuration. reach: which literal addresses it may give;
+    None for any, where whoever connects is left to refuse them.
     """
 
     templates: Mapping[str, Template] = field(default_factory=dict)
     brokers: Collection[str] = ("default",)
+    reach: Reach | None = None
 
 
+@rule(type="string")
 def _protocol(value: str) -> None:
     if value not in PROTOCOLS:
         raise ValueError(f"{shown(value)} is not supported; known: {', '.join(PROTOCOLS)}")
 
 
+@rule(type="object")
 def _table(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"must be a table or object, not {shown(value)}")
@@ -78,29 +84,47 @@ class RegistrationKeys:
 class Protocol:
     """One way to reach meters.
 
-    parse: makes the communication, or adds faults. conflict: why two different endpoints cannot
-    both be lines. poll_interval_ms: the default; None where meters speak by themselves.
+    keys: the class of its keys. quantity_keys: those that are made of quantities' names, each with
+    its check. parse: makes the communication, or adds faults. conflict: why two different endpoints
+    cannot both be lines. poll_interval_ms: the default; None where meters speak by themselves.
     stale_after_ms: the default; None for STALE_AFTER_POLLS intervals.
     """
 
+    keys: type
+    quantity_keys: Mapping[str, Check]
     parse: Callable[[Mapping[str, Any], References, list[Fault]], Communication | None]
     conflict: Callable[[Any, Any, str], Fault | None]
     poll_interval_ms: int | None
     stale_after_ms: int | None = None
 
 
+_PAYLOAD_KEYS: dict[str, Check] = {
+    **dict.fromkeys(PATH_KEYS, json_path),
+    **dict.fromkeys(SCALE_KEYS, scale),
+}
+
 PROTOCOLS: dict[str, Protocol] = {
     "modbus": Protocol(
-        lambda document, _, faults: parse_modbus(document, faults), modbus_conflict, 5000
+        ModbusKeys,
+        {},
+        lambda document, names, faults: parse_modbus(document, names.reach, faults),
+        modbus_conflict,
+        5000,
     ),
     "mqtt": Protocol(
+        MqttKeys,
+        {**dict.fromkeys(TOPIC_KEYS, topic_name), **_PAYLOAD_KEYS},
         lambda document, names, faults: parse_mqtt(document, names.brokers, faults),
         lambda _mine, _theirs, _other: None,
         None,
         stale_after_ms=60_000,
     ),
     "http": Protocol(
-        lambda document, _, faults: parse_http(document, faults), http_conflict, 30_000
+        HttpKeys,
+        _PAYLOAD_KEYS,
+        lambda document, names, faults: parse_http(document, names.reach, faults),
+        http_conflict,
+        30_000,
     ),
 }
 

@@ -15,10 +15,11 @@ import attrs
 
 from edge.communication import Field, HttpCommunication, HttpEndpoint
 from edge.errors import Fault
-from edge.meterspec.keys import PATH, structured
+from edge.meterspec.keys import PATH, reach_faults, structured
 from edge.meterspec.payloads import PayloadKeys, payload_keys
 from edge.model import QUANTITY_NAMES
 from edge.payload import NAMED
+from edge.reach import Reach
 from edge.structure import (
     between,
     camel_case,
@@ -27,6 +28,7 @@ from edge.structure import (
     key,
     keys_of,
     one_of,
+    rule,
     shown,
     text,
 )
@@ -47,17 +49,24 @@ _OURS = frozenset(
 """Headers that belong to the connection, not to who registers a meter."""
 
 
+@rule(type="string", minLength=1, pattern="^[!-~]+$")
 def _visible(value: str) -> None:
     if not value.isascii() or not value.isprintable() or " " in value or not value:
         raise ValueError("must be printable ASCII without spaces or line breaks")
 
 
+@rule(**{**text(1000).schema, "pattern": "^/"})
 def _file(value: str) -> None:
     text(1000)(value)
     if not value.startswith("/"):  # the folder that the service runs in is nobody's choice
         raise ValueError(f"must be an absolute path like /etc/ssl/ca.pem, not {shown(value)}")
 
 
+@rule(
+    type="object",
+    maxProperties=_MOST_HEADERS,
+    additionalProperties={"type": ["string", "null"]},
+)
 def _headers(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError('must be an object of names and texts, like {"Accept": "…"}')
@@ -65,6 +74,7 @@ def _headers(value: Any) -> None:
         raise ValueError(f"must be at most {_MOST_HEADERS} headers, not {len(value):,}")
 
 
+@rule(type=["string", "object", "array"])
 def _body(value: Any) -> None:
     if not isinstance(value, str | dict | list):
         raise ValueError(f"must be text, an object or a list, not {shown(value)}")
@@ -101,7 +111,9 @@ class HttpKeys:
     invert: bool = key(False)
 
 
-def parse_http(document: Mapping[str, Any], faults: list[Fault]) -> HttpCommunication | None:
+def parse_http(
+    document: Mapping[str, Any], reach: Reach | None, faults: list[Fault]
+) -> HttpCommunication | None:
     """Make the communication of an HTTP meter, or add what is wrong with it to `faults`."""
     before = len(faults)
     found = payload_keys(document, keys_of(HttpKeys, camel_case), faults, topics=False)
@@ -113,6 +125,8 @@ def parse_http(document: Mapping[str, Any], faults: list[Fault]) -> HttpCommunic
             parts = _parse_url(keys.url)
         except ValueError as exc:
             faults.append(Fault(f"{PATH}.url", str(exc)))
+    if parts is not None:
+        faults.extend(reach_faults(_host_name(parts), f"{PATH}.url", reach))
     faults.extend(_faults(keys, found, parts))
     headers = _parse_headers(keys.headers or {}, faults)
     headers.update(_made_headers(keys, headers, faults))

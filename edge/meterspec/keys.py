@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, TypeVar
 
 import attrs
 
 from edge.errors import Fault
-from edge.structure import camel_case, key, structure_sound
+from edge.model import QUANTITY_NAMES
+from edge.reach import Reach
+from edge.structure import camel_case, key, rule, structure_sound
 
 T = TypeVar("T")
 
 PATH = "communication"
 
+SCALE_KEYS = {f"{name}Scale": name for name in QUANTITY_NAMES}
+"""`powerL1Scale` → `powerL1`."""
 
+_SMALLEST, _LARGEST = 1e-12, 1e12
+
+
+@rule(
+    type="number",
+    anyOf=[
+        {"minimum": _SMALLEST, "maximum": _LARGEST},
+        {"minimum": -_LARGEST, "maximum": -_SMALLEST},
+    ],
+)
 def scale(value: float) -> None:
     """Check a factor."""
-    if not 1e-12 <= abs(value) <= 1e12:
+    if not _SMALLEST <= abs(value) <= _LARGEST:
         raise ValueError(f"must be a factor other than 0, from 1e-12 to 1e12, not {value:g}")
 
 
@@ -36,6 +50,13 @@ def structured(
         for fault in found
     )
     return keys
+
+
+def reach_faults(host: str, where: str, reach: Reach | None) -> Iterator[Fault]:
+    """Say why a host that is a literal address may not be connected to."""
+    refusal = reach.refusal(host) if reach is not None else None
+    if refusal is not None:
+        yield Fault(where, f"{host} {refusal}")
 
 
 @attrs.frozen

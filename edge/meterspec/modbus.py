@@ -11,14 +11,24 @@ import attrs
 
 from edge.communication import ModbusCommunication, ModbusEndpoint, Register
 from edge.errors import Fault
-from edge.meterspec.keys import PATH, fraction, parse_scale, scale, structured
+from edge.meterspec.keys import (
+    PATH,
+    SCALE_KEYS,
+    fraction,
+    parse_scale,
+    reach_faults,
+    scale,
+    structured,
+)
 from edge.model import QUANTITY_NAMES
+from edge.reach import Reach
 from edge.structure import (
     between,
     host,
     is_address,
     key,
     one_of,
+    rule,
     shown,
     text,
     unknown_keys,
@@ -30,8 +40,11 @@ _WIDTHS = {
 }  # fmt: skip
 FUNCTIONS = {"holding": 3, "input": 4}
 """Register type → function code that reads it (MODBUS Application Protocol V1.1b3, 6.3, 6.4)."""
+REGISTER_NAMES = (*QUANTITY_NAMES, "energyHigh")
+"""What `registers` may name, beside `<quantity>Scale`."""
 
 
+@rule(type="object", minProperties=1)
 def _registers(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(
@@ -76,12 +89,15 @@ class RegisterKeys:
     not_available: int | None = key(None, check=between(0, 2**64 - 1))
 
 
-def parse_modbus(document: Mapping[str, Any], faults: list[Fault]) -> ModbusCommunication | None:
+def parse_modbus(
+    document: Mapping[str, Any], reach: Reach | None, faults: list[Fault]
+) -> ModbusCommunication | None:
     """Make the communication of a Modbus meter, or add what is wrong with it to `faults`."""
     before = len(faults)
     keys = structured(ModbusKeys, document, PATH, faults)
     assert keys is not None  # the document is a table
     endpoint = _parse_endpoint(keys, document, faults)
+    faults.extend(reach_faults(endpoint.host, f"{PATH}.host", reach))
     registers: tuple[Register, ...] = ()
     if keys.registers is not None and keys.sunspec is not None:
         faults.append(Fault(f"{PATH}.registers", "are found by sunspec; leave one of the two out"))
@@ -178,21 +194,19 @@ def _parse_endpoint(
 def _parse_registers(communication: ModbusKeys, faults: list[Fault]) -> tuple[Register, ...]:
     path = f"{PATH}.registers"
     document = communication.registers
-    scale_names = {f"{name}Scale": name for name in QUANTITY_NAMES}
     entries: dict[str, RegisterKeys] = {}
     scales: dict[str, Fraction] = {}
     unknown = []
     for name, value in document.items():
-        if name in QUANTITY_NAMES or name == "energyHigh":
+        if name in REGISTER_NAMES:
             keys = _register_keys(value, f"{path}.{name}", faults)
             if keys is not None:
                 entries[name] = keys
-        elif name in scale_names:
-            scales[scale_names[name]] = parse_scale(value, f"{path}.{name}", faults)
+        elif name in SCALE_KEYS:
+            scales[SCALE_KEYS[name]] = parse_scale(value, f"{path}.{name}", faults)
         else:
             unknown.append(name)
-    known = [*QUANTITY_NAMES, "energyHigh"]
-    faults.extend(unknown_keys(unknown, known, path, {"<quantity>Scale": scale_names}))
+    faults.extend(unknown_keys(unknown, REGISTER_NAMES, path, {"<quantity>Scale": SCALE_KEYS}))
     if not any(name in QUANTITY_NAMES for name in document):
         faults.append(Fault(path, 'must name at least one quantity, like {"power": 20480}'))
     faults.extend(_pair_faults(entries, document, communication))

@@ -14,10 +14,10 @@ from edge.errors import Fault
 from edge.meterspec.keys import PATH, structured
 from edge.meterspec.payloads import (
     PayloadKeys,
-    path_faults,
+    json_path,
     payload_keys,
-    topic_faults,
     topic_key,
+    topic_name,
 )
 from edge.model import QUANTITY_NAMES
 from edge.payload import NAMED
@@ -29,8 +29,8 @@ class MqttKeys:
     """Keys of `communication` for protocol `mqtt`, beside `topic<Quantity>` and the like."""
 
     broker: str = key("default")
-    topic_status: Any = key(None)
-    status_path: Any = key(None)
+    topic_status: Any = key(None, check=topic_name)
+    status_path: Any = key(None, check=json_path)
     invert: bool = key(False)
 
 
@@ -75,12 +75,8 @@ def _faults(keys: MqttKeys, found: PayloadKeys, brokers: Collection[str]) -> Ite
         one_of(*sorted(brokers))(keys.broker)
     except ValueError as exc:
         yield Fault(f"{PATH}.broker", f"{exc} ([mqtt.brokers.<name>] in the config adds one)")
-    if keys.topic_status is not None:
-        yield from topic_faults(keys.topic_status, f"{PATH}.topicStatus")
-    if keys.status_path is not None:
-        yield from path_faults(keys.status_path, f"{PATH}.statusPath")
-        if keys.topic_status is None:
-            yield Fault(f"{PATH}.statusPath", "needs topicStatus; give that too")
+    if keys.status_path is not None and "topicStatus" not in found.rest:
+        yield Fault(f"{PATH}.statusPath", "needs topicStatus; give that too")
     yield from _quantity_faults(found)
 
 

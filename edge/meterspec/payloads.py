@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from edge.errors import Fault
-from edge.meterspec.keys import PATH, parse_scale
+from edge.meterspec.keys import PATH, SCALE_KEYS, parse_scale
 from edge.model import QUANTITY_NAMES
-from edge.paths import check_path
-from edge.structure import shown, unknown_keys
+from edge.paths import LONGEST_PATH, check_path
+from edge.structure import Check, rule, shown, unknown_keys
 
 LONGEST_TOPIC_BYTES = 1024
 """The protocol allows 65,535; no meter comes near, and every topic is kept and sent around."""
@@ -35,6 +35,11 @@ def topic_key(quantity: str) -> str:
     return f"topic{quantity[0].upper()}{quantity[1:]}"
 
 
+PATH_KEYS = {f"{name}Path": name for name in QUANTITY_NAMES}
+"""`powerL1Path` → `powerL1`."""
+TOPIC_KEYS = {topic_key(name): name for name in QUANTITY_NAMES}
+
+
 def payload_keys(
     document: Mapping[str, Any], known: Collection[str], faults: list[Fault], *, topics: bool
 ) -> PayloadKeys:
@@ -42,59 +47,61 @@ def payload_keys(
 
     known: the other keys of this protocol.
     """
-    path_keys = {f"{name}Path": name for name in QUANTITY_NAMES}
-    scale_keys = {f"{name}Scale": name for name in QUANTITY_NAMES}
-    topic_keys = {topic_key(name): name for name in QUANTITY_NAMES} if topics else {}
+    topic_keys = TOPIC_KEYS if topics else {}
     paths, scales, heard, rest = {}, {}, {}, {}
     unknown = []
     for name, value in document.items():
         where = f"{PATH}.{name}"
-        if name in path_keys:
-            faults.extend(path_faults(value, where))
-            paths[path_keys[name]] = value
-        elif name in scale_keys:
-            scales[scale_keys[name]] = parse_scale(value, where, faults)
+        if name in PATH_KEYS:
+            _check(json_path, value, where, faults)
+            paths[PATH_KEYS[name]] = value
+        elif name in SCALE_KEYS:
+            scales[SCALE_KEYS[name]] = parse_scale(value, where, faults)
         elif name in topic_keys:
-            faults.extend(topic_faults(value, where))
+            _check(topic_name, value, where, faults)
             heard[topic_keys[name]] = value
         elif name in known:
             rest[name] = value
         else:
             unknown.append(name)
-    patterns = {"<quantity>Path": path_keys, "<quantity>Scale": scale_keys}
+    patterns = {"<quantity>Path": PATH_KEYS, "<quantity>Scale": SCALE_KEYS}
     if topics:
         patterns["topic<Quantity>"] = topic_keys
     faults.extend(unknown_keys(unknown, known, PATH, patterns))
     return PayloadKeys(paths, scales, heard, rest)
 
 
-def path_faults(value: Any, where: str) -> Iterator[Fault]:
-    """What is wrong with a JMESPath expression."""
+@rule(type="string", minLength=1, maxLength=LONGEST_PATH)
+def json_path(value: Any) -> None:
+    """Check a JMESPath expression."""
     if not isinstance(value, str):
-        yield Fault(
-            where, f"must be a JMESPath expression like 'meters[0].power', not {shown(value)}"
+        raise ValueError(
+            f"must be a JMESPath expression like 'meters[0].power', not {shown(value)}"
         )
-        return
     if not value.isprintable():
-        yield Fault(where, "must be printable text without line breaks or control characters")
-        return
-    try:
-        check_path(value)
-    except ValueError as exc:
-        yield Fault(where, str(exc))
+        raise ValueError("must be printable text without line breaks or control characters")
+    check_path(value)
 
 
-def topic_faults(value: Any, where: str) -> Iterator[Fault]:
-    """What is wrong with the name of a topic. Source: MQTT 5.0, sections 1.5.4, 4.7 and 4.8.2."""
+@rule(type="string", minLength=1, maxLength=LONGEST_TOPIC_BYTES, pattern="^[^+#]*$")
+def topic_name(value: Any) -> None:
+    """Check the name of a topic. Source: MQTT 5.0, sections 1.5.4, 4.7 and 4.8.2."""
     if not isinstance(value, str) or not value:
-        yield Fault(where, f"must be a topic like 'building/energy/power', not {shown(value)}")
-    elif "+" in value or "#" in value:
-        yield Fault(where, f"must be one topic without wildcards, not {shown(value)}")
-    elif value.startswith("$share/"):
-        yield Fault(where, "must be the topic itself, without '$share/…/' before it")
-    elif not value.isprintable():
-        yield Fault(where, "must be printable text without line breaks or control characters")
-    elif value != value.strip():
-        yield Fault(where, "must not begin or end with a space")
-    elif len(value.encode()) > LONGEST_TOPIC_BYTES:
-        yield Fault(where, f"must be at most {LONGEST_TOPIC_BYTES:,} bytes")
+        raise ValueError(f"must be a topic like 'building/energy/power', not {shown(value)}")
+    if "+" in value or "#" in value:
+        raise ValueError(f"must be one topic without wildcards, not {shown(value)}")
+    if value.startswith("$share/"):
+        raise ValueError("must be the topic itself, without '$share/…/' before it")
+    if not value.isprintable():
+        raise ValueError("must be printable text without line breaks or control characters")
+    if value != value.strip():
+        raise ValueError("must not begin or end with a space")
+    if len(value.encode()) > LONGEST_TOPIC_BYTES:
+        raise ValueError(f"must be at most {LONGEST_TOPIC_BYTES:,} bytes")
+
+
+def _check(check: Check, value: Any, where: str, faults: list[Fault]) -> None:
+    try:
+        check(value)
+    except ValueError as exc:
+        faults.append(Fault(where, str(exc)))

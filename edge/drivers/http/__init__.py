@@ -29,6 +29,7 @@ from edge.drivers.http.secrets import may_be_shown, repeats, secrets
 from edge.errors import BadReply, Cause, LineError, MeterError, Refused
 from edge.model import Exchange, Finding, Meter, Outcome, Probe
 from edge.payload import NAMES, likely_path, numbers, read_parts, shown
+from edge.reach import ANYWHERE, Reach
 
 MOST_REDIRECTS = 3
 LONGEST_REST_S = 3600.0
@@ -49,12 +50,15 @@ _LONGEST_ADVICE = 120
 
 
 class HttpDriver:
-    """Asks the meters of one origin, over one connection. Line thread only."""
+    """Asks the meters of one origin, over one connection. Line thread only.
 
-    def __init__(self, endpoint: HttpEndpoint, clock: Clock) -> None:
+    reach: which addresses it may connect to.
+    """
+
+    def __init__(self, endpoint: HttpEndpoint, clock: Clock, reach: Reach = ANYWHERE) -> None:
         self._endpoint = endpoint
         self._clock = clock
-        self._connection = OriginConnection(endpoint)
+        self._connection = OriginConnection(endpoint, reach)
 
     @property
     def connected(self) -> bool:

@@ -19,9 +19,8 @@ be repeated) and 15.2 (interim answers).
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
+import socket
 import ssl
 import stat
 import time
@@ -32,19 +31,15 @@ from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    DecodeError,
-    HTTPError,
-    LocationParseError,
-    NameResolutionError,
-    ReadTimeoutError,
-)
+from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from edge.communication import HttpEndpoint
 from edge.drivers.credentials import tls_context
+from edge.drivers.dial import dial
 from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
+from edge.reach import Reach
 
 MOST_BYTES = 1024 * 1024
 """Of an answer's body, decompressed."""
@@ -54,8 +49,6 @@ MOST_BYTES_READ = 2 * MOST_BYTES
 _MOST_INTERIM = 10
 _MOST_CA_BYTES = 1024 * 1024
 _SWITCHING_PROTOCOLS = 101
-
-_NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 
 # What it warns of, it says with the whole URL; what matters of it is in our errors.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -89,10 +82,11 @@ class Answer:
 class OriginConnection:
     """The connection to one origin, opened again when need be. One thread only."""
 
-    def __init__(self, endpoint: HttpEndpoint) -> None:
+    def __init__(self, endpoint: HttpEndpoint, reach: Reach) -> None:
         self.opened = 0
         """How often it was opened so far."""
         self._endpoint = endpoint
+        self._reach = reach
         self._connection: HTTPConnection | None = None
         self._used = False
 
@@ -114,12 +108,14 @@ class OriginConnection:
         """
         if self.is_open:
             return
-        connection = _new_connection(self._endpoint, timeout_s)
+        endpoint = self._endpoint
+        connection = _new_connection(endpoint, timeout_s)
+        connection.dialled = dial(endpoint.host, endpoint.port, timeout_s, self._reach, "HTTP")
         try:
             connection.connect()
         except (OSError, HTTPError, UnicodeError) as exc:
             connection.close()
-            raise _unreachable(self._endpoint, timeout_s, exc) from exc
+            raise _no_tls(endpoint, exc) from exc
         connection.response_class = _FinalResponse
         connection.sock = ending(connection.sock)
         self._connection = connection
@@ -251,12 +247,32 @@ class _FinalResponse(HTTPResponse):
 # --- Connecting ----------------------------------------------------------------------------------
 
 
-def _new_connection(endpoint: HttpEndpoint, timeout_s: float) -> HTTPConnection:
+class _Dialled:
+    """Has the library use a connection that is there; it would look the host's name up itself.
+
+    For TLS and the Host header the host keeps the name that it has in the URL.
+    """
+
+    dialled: socket.socket
+
+    def _new_conn(self) -> socket.socket:
+        return self.dialled
+
+
+class _HttpConnection(_Dialled, HTTPConnection):
+    pass
+
+
+class _HttpsConnection(_Dialled, HTTPSConnection):
+    pass
+
+
+def _new_connection(endpoint: HttpEndpoint, timeout_s: float) -> _HttpConnection | _HttpsConnection:
     host, port = endpoint.host, endpoint.port
     if endpoint.scheme == "http":
-        return HTTPConnection(host, port, timeout=timeout_s)
+        return _HttpConnection(host, port, timeout=timeout_s)
     context = _tls_context(endpoint)
-    return HTTPSConnection(host, port, timeout=timeout_s, ssl_context=context)
+    return _HttpsConnection(host, port, timeout=timeout_s, ssl_context=context)
 
 
 def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:
@@ -292,43 +308,17 @@ def _shared_context(verify: bool) -> ssl.SSLContext:
     return context
 
 
-def _unreachable(endpoint: HttpEndpoint, timeout_s: float, exc: Exception) -> LineError:
-    """Say why there is no connection, and what to try."""
-    host, port, name = endpoint.host, endpoint.port, endpoint.name
+def _no_tls(endpoint: HttpEndpoint, exc: Exception) -> LineError:
+    """Say why there is no TLS on a connection, and what to try."""
     cause = exc.__cause__ if isinstance(exc, HTTPError) else exc
-    number = cause.errno if isinstance(cause, OSError) else None
-    if isinstance(exc, NameResolutionError | LocationParseError | UnicodeError):
-        return LineError(
-            f"Host name {host!r} is not known; check its spelling, or give an IP address.",
-            Cause.NAME_NOT_RESOLVED,
-        )
-    if isinstance(exc, HTTPError) and isinstance(cause, TimeoutError):
-        return LineError(
-            f"{host} did not answer within {timeout_s * 1000:.0f} ms; check its address, power "
-            "and network cable.",
-            Cause.NOT_REACHED,
-        )
-    if isinstance(cause, ConnectionRefusedError):
-        return LineError(
-            f"{host} refused the connection on port {port}; check the port and that HTTP is "
-            "switched on.",
-            Cause.CONNECTION_REFUSED,
-        )
-    if number in _NO_ROUTE:
-        return LineError(
-            f"There is no way to {host}; check its address, this machine's network and routes.",
-            Cause.NO_ROUTE,
-        )
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = cause.verify_message[:150].rstrip(".")
         return LineError(
-            f"The certificate of {name} is not trusted ({why}); set "
+            f"The certificate of {endpoint.name} is not trusted ({why}); set "
             "caFile to its authority, check host and clock, or set verifyTls to false.",
             Cause.TLS,
         )
-    if endpoint.scheme == "https" and not isinstance(exc, HTTPError):
-        return LineError(
-            f"{name} is reached, but TLS fails; check the port, or use http:// in url.", Cause.TLS
-        )
-    why = os.strerror(number) if number else type(exc).__name__
-    return LineError(f"{name} cannot be reached ({why}); check the network.", Cause.NOT_REACHED)
+    return LineError(
+        f"{endpoint.name} is reached, but TLS fails; check the port, or use http:// in url.",
+        Cause.TLS,
+    )

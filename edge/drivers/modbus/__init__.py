@@ -24,6 +24,7 @@ from edge.drivers.modbus.reader import ModbusReader
 from edge.drivers.modbus.wire import SerialWire, TcpWire, Wire
 from edge.errors import BadReply, Cause, MeterError, Refused
 from edge.model import Meter, Outcome, Probe
+from edge.reach import ANYWHERE, Reach
 from edge.sunspec import Discovery
 
 ILLEGAL_ADDRESS = 2
@@ -69,12 +70,16 @@ class _Answers:
 
 
 class ModbusDriver:
-    """Reads the meters of one endpoint; see `Driver`. Line thread only."""
+    """Reads the meters of one endpoint; see `Driver`. Line thread only.
 
-    def __init__(self, endpoint: ModbusEndpoint, clock: Clock) -> None:
+    reach: which addresses it may connect to.
+    """
+
+    def __init__(self, endpoint: ModbusEndpoint, clock: Clock, reach: Reach = ANYWHERE) -> None:
+        self.reach = reach
         self._clock = clock
         self._wire: Wire = (
-            SerialWire(endpoint) if endpoint.transport == "rtu" else TcpWire(endpoint)
+            SerialWire(endpoint) if endpoint.transport == "rtu" else TcpWire(endpoint, reach)
         )
         framing = TcpFraming if endpoint.transport == "tcp" else RtuFraming
         self._framing: Framing = framing(self._wire)

@@ -84,7 +84,7 @@ class Questions:
         """
         self._driver.close()
         endpoint = replace(self.communication.endpoint, transport=transport)
-        other = ModbusDriver(endpoint, self._clock)
+        other = ModbusDriver(endpoint, self._clock, self._driver.reach)
         # Neither driver knows when the other one asked.
         self._clock.sleep(self.communication.request_delay_s)
         try:

@@ -25,6 +25,7 @@ from edge.drivers.modbus import ModbusDriver, discover
 from edge.drivers.modbus.questions import GATEWAY_EXCEPTIONS
 from edge.errors import Cause, LineError, MeterError, Refused
 from edge.meterspec.modbus import FUNCTIONS
+from edge.reach import ANYWHERE, Reach
 from edge.sunspec import BASES, MARKER
 from edge.template import Identify, Template
 
@@ -86,13 +87,14 @@ def scan(
     parities: Sequence[str] = PARITIES,
     timeout_s: float | None = None,
     templates: Iterable[Template] = (),
+    reach: Reach = ANYWHERE,
     progress: Callable[[ScanProgress], None] = lambda _progress: None,
 ) -> Generator[Found, None, None]:
     """Find the units on a line, one after the other, as they answer.
 
     bauds, parities: of a serial line, tried after the endpoint's own. timeout_s: how long a unit
-    may take to answer; TIMEOUT_S unless given. templates: what units are compared with. progress:
-    called on the caller's thread.
+    may take to answer; TIMEOUT_S unless given. templates: what units are compared with. reach:
+    which addresses may be connected to. progress: called on the caller's thread.
     Raises LineError when the line cannot be opened or is lost. Blocks between units for as long as
     nobody answers; closing the iterator ends the scan and closes the line.
     """
@@ -102,7 +104,7 @@ def scan(
     found = 0
     is_usable = False
     for number, setting in enumerate(settings):
-        with contextlib.closing(_Line(setting, clock, timeout_s)) as line:
+        with contextlib.closing(_Line(setting, clock, timeout_s, reach)) as line:
             try:
                 line.open()
             except LineError as exc:
@@ -140,8 +142,10 @@ def settings_to_try(
 class _Line:
     """Asks units on a line for words, one request in flight."""
 
-    def __init__(self, endpoint: ModbusEndpoint, clock: Clock, timeout_s: float | None) -> None:
-        self._driver = ModbusDriver(endpoint, clock)
+    def __init__(
+        self, endpoint: ModbusEndpoint, clock: Clock, timeout_s: float | None, reach: Reach
+    ) -> None:
+        self._driver = ModbusDriver(endpoint, clock, reach)
         self._clock = clock
         self._timeout_s = timeout_s or TIMEOUT_S[endpoint.transport]
 

@@ -15,7 +15,9 @@ from typing import Protocol
 import serial
 
 from edge.communication import ModbusEndpoint
+from edge.drivers.dial import dial
 from edge.errors import Cause, LineError, NoReply
+from edge.reach import Reach
 
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -52,8 +54,9 @@ class TcpWire:
     # baud 3.5 characters are 4 ms, and the network may add some.
     quiet_s = 0.01
 
-    def __init__(self, endpoint: ModbusEndpoint) -> None:
+    def __init__(self, endpoint: ModbusEndpoint, reach: Reach) -> None:
         self._endpoint = endpoint
+        self._reach = reach
         self._socket: socket.socket | None = None
         self._poll = select.poll()
         # A Modbus TCP stream that brings bytes unasked is out of step with us; a new one is not.
@@ -67,29 +70,7 @@ class TcpWire:
 
     def open(self, timeout_s: float) -> None:
         host, port = self._endpoint.host, self._endpoint.port
-        try:
-            connection = socket.create_connection((host, port), timeout_s)
-        except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
-            raise LineError(
-                f"Host name {host!r} is not known; check its spelling, or give an IP address.",
-                Cause.NAME_NOT_RESOLVED,
-            ) from exc
-        except TimeoutError as exc:
-            raise LineError(
-                f"{host} did not answer within {timeout_s * 1000:.0f} ms; check its address, "
-                "power and network cable."
-            ) from exc
-        except ConnectionRefusedError as exc:
-            raise LineError(
-                f"{host} refused the connection on port {port}; check the port and that Modbus "
-                "TCP is switched on.",
-                Cause.CONNECTION_REFUSED,
-            ) from exc
-        except OSError as exc:
-            raise LineError(
-                f"{host} cannot be reached ({_reason(exc)}); check the network.", Cause.NO_ROUTE
-            ) from exc
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = dial(host, port, timeout_s, self._reach, "Modbus TCP")
         connection.setblocking(False)
         self._socket = connection
         self._poll = select.poll()

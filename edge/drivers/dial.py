@@ -1,0 +1,80 @@
+"""Connecting over TCP to where a meter is, and to nowhere that meters may not be.
+
+A name is looked up once, and the very addresses that were found and judged are connected to: were
+it looked up again, it might lead elsewhere by then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from edge.errors import Cause, LineError
+from edge.reach import Reach
+
+_NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+
+
+def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> socket.socket:
+    """Connect to the first address of a host that is allowed and answers.
+
+    service: what is to be switched on there, for messages. Gives a socket with that time-out, on
+    which small messages are sent at once.
+    Raises LineError. Blocks for timeout_s for each address, and for the resolution of the name.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
+        raise LineError(
+            f"Host name {host!r} is not known; check its spelling, or give an IP address.",
+            Cause.NAME_NOT_RESOLVED,
+        ) from exc
+    failure: OSError | None = None
+    refused = ""
+    for family, type_, protocol, _, address in found:
+        refusal = reach.refusal(str(address[0]))
+        if refusal is not None:
+            refused = f"{_led_to(host, str(address[0]))} {refusal}."
+            continue
+        connection = None
+        try:
+            connection = socket.socket(family, type_, protocol)
+            connection.settimeout(timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.connect(address)
+            return connection
+        except OSError as exc:
+            if connection is not None:
+                connection.close()
+            failure = exc
+    if failure is None:
+        raise LineError(refused, Cause.NOT_ALLOWED)
+    raise _unreachable(host, port, timeout_s, service, failure) from failure
+
+
+def _led_to(host: str, address: str) -> str:
+    return host if host == address else f"{host} leads to {address}, which"
+
+
+def _unreachable(
+    host: str, port: int, timeout_s: float, service: str, failure: OSError
+) -> LineError:
+    """Say why there is no connection, and what to try."""
+    if isinstance(failure, TimeoutError):
+        return LineError(
+            f"{host} did not answer within {timeout_s * 1000:.0f} ms; check its address, power "
+            "and network cable.",
+            Cause.NOT_REACHED,
+        )
+    if isinstance(failure, ConnectionRefusedError):
+        return LineError(
+            f"{host} refused the connection on port {port}; check the port and that {service} is "
+            "switched on.",
+            Cause.CONNECTION_REFUSED,
+        )
+    why = os.strerror(failure.errno) if failure.errno else type(failure).__name__
+    return LineError(
+        f"{host} cannot be reached ({why}); check its address, this machine's network and routes.",
+        Cause.NO_ROUTE if failure.errno in _NO_ROUTE else Cause.NOT_REACHED,
+    )
