@@ -81,6 +81,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     )
     args = parser.parse_args(arguments)
     from edge.app import run_service
+    from edge.tokens import Tokens, require_lock
 
     with ExitStack() as stack:
         if args.demo and args.state_dir is None:
@@ -89,7 +90,9 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
             # A signal before the service runs, or a bug, leaves it behind.
             folder = tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
             args.state_dir = stack.enter_context(folder)
-        run_service(_load(args), lambda: _load(args), demo=args.demo)
+        config = _load(args)
+        require_lock(config.api, Tokens(Path(config.state.dir)))
+        run_service(config, lambda: _load(args), demo=args.demo)
     return 0
 
 
@@ -98,17 +101,22 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     from edge.library import library_of
     from edge.meterspec import References
+    from edge.reach import Reach
     from edge.registry import load_state
+    from edge.tokens import Tokens, require_lock
 
     config = _load(args)
+    tokens = Tokens(Path(config.state.dir))
+    require_lock(config.api, tokens)
     try:
         library = library_of(config)
-        references = References(library, config.mqtt.all())
+        reach = Reach.of(config.security.allowed_networks)
+        references = References(library, config.mqtt.all(), reach)
         state = load_state(Path(config.state.dir), references, set_aside=False)
     except StateError as exc:
         print(exc, file=sys.stderr)
         return 2
-    faults = [*state.notices, *library.listing().faults]
+    faults = [*state.notices, *library.listing().faults, *filter(None, [tokens.fault])]
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
@@ -141,7 +149,7 @@ def _configured(module: str) -> Callable[[argparse.ArgumentParser, Sequence[str]
         commands = import_module(f"edge.commands.{module}")
         _add_config_flags(parser)
         commands.add_arguments(parser)
-        args = parser.parse_args(arguments)
+        args = parser.parse_intermixed_args(arguments)
         return int(commands.run(args, _load(args)))
 
     return command
@@ -152,6 +160,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]]
     "check": ("name every fault of configuration and state", _check),
     "probe": ("question a meter, and explain what is wrong with it", _configured("probe")),
     "templates": ("list the device library", _templates),
+    "token": ("add, list and remove tokens, which the API asks for", _configured("token")),
+    "cert": ("make a certificate for HTTPS to begin with", _configured("cert")),
     "export": ("write what was recorded to a file", _configured("export")),
     "import": ("take what was exported back into the journal", _configured("imports")),
     "simulate": ("serve simulated meters to try things with", _simulate),

@@ -11,12 +11,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import attrs
 
 from edge.errors import ConfigError, Fault, Faulty
-from edge.settings import SINK_KINDS, BrokerConfig, Config, InfluxConfig, SinkConfig
+from edge.settings import SINK_KINDS, ApiConfig, BrokerConfig, Config, InfluxConfig, SinkConfig
 from edge.structure import keys_of, nearest, shown, structure, structure_sound, unknown_keys
 
 if sys.version_info >= (3, 11):
@@ -33,6 +33,7 @@ FLAGS = {"state.dir": "--state-dir", "api.host": "--host", "api.port": "--port"}
 BROKERS = "mqtt.brokers"
 SINKS_KEY = "sinks"
 """What the environment does not set: tables of tables."""
+API_FILES = ("cert_file", "key_file")
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file")
 SINK_FILES = ("token_file", "password_file", "ca_file")
 
@@ -41,9 +42,8 @@ SECTIONS: dict[str, type] = {
 }
 
 NEEDS_RESTART = (
-    "site.id", "site.name", "site.timezone", "site.price_per_kwh", "site.currency", "api",
-    "load.high_consumption_kw", "cycle", "mqtt", "templates", "state",
-    "journal", "sinks",
+    "site.id", "site.name", "site.timezone", "api", "security", "cycle", "mqtt", "templates",
+    "state", "journal", "sinks",
 )  # fmt: skip
 """What a running service cannot take over when the file is reloaded; the rest it can."""
 
@@ -119,12 +119,9 @@ def _with_paths(
         paths = {name: os.path.realpath(folder / path) for name, path in given.items() if path}
         return attrs.evolve(section, **paths)
 
-    def from_file(section: str) -> list[str]:
-        return (
-            ["dir"]
-            if "dir" in document.get(section, {}) and f"{section}.dir" not in origins
-            else []
-        )
+    def from_file(section: str, *names: str) -> list[str]:
+        given = document.get(section, {})
+        return [name for name in names if name in given and f"{section}.{name}" not in origins]
 
     brokers = {name: resolved(broker, BROKER_FILES) for name, broker in config.mqtt.brokers.items()}
     sinks = {
@@ -133,8 +130,9 @@ def _with_paths(
     }
     return attrs.evolve(
         config,
-        state=resolved(config.state, from_file("state")),
-        templates=resolved(config.templates, from_file("templates")),
+        api=resolved(config.api, from_file("api", *API_FILES)),
+        state=resolved(config.state, from_file("state", "dir")),
+        templates=resolved(config.templates, from_file("templates", "dir")),
         mqtt=attrs.evolve(config.mqtt, brokers=brokers),
         sinks=sinks,
     )
@@ -209,15 +207,18 @@ def _from_environment(
     return entries
 
 
-def _typed(raw: str, type_: type | None) -> Any:
+def _typed(raw: str, type_: Any) -> Any:
     """A variable's text as the key's type; text that does not fit is left for the check to name."""
-    if type_ is bool:
+    types = get_args(type_) or (type_,)
+    if bool in types:
         return {"true": True, "1": True, "false": False, "0": False}.get(raw.lower(), raw)
-    if type_ in (int, float):
+    if int in types or float in types:
         try:
-            return float(raw) if type_ is float else int(raw)
+            return float(raw) if float in types else int(raw)
         except ValueError:
             return raw
+    if Any in types:  # a list
+        return [part.strip() for part in raw.split(",")]
     return raw
 
 
@@ -228,17 +229,6 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
         return not any(path in faulty or path.partition(".")[0] in faulty for path in paths)
 
     if (
-        sound("api.host", "api.allow_unauthenticated")
-        and not config.api.on_loopback
-        and not config.api.allow_unauthenticated
-    ):
-        yield Fault(
-            "api.host",
-            f"{shown(config.api.host)} can be reached from the network and the API asks for no "
-            "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network "
-            "that you trust",
-        )
-    if (
         sound("load.failsafe_available_kw", "site.grid_capacity_kw")
         and config.load.failsafe_available_kw > config.site.grid_capacity_kw
     ):
@@ -246,6 +236,8 @@ def _cross_faults(config: Config, faulty: set[str]) -> Iterator[Fault]:
             "load.failsafe_available_kw",
             f"must not exceed site.grid_capacity_kw ({config.site.grid_capacity_kw:g} kW)",
         )
+    if sound("api.cert_file", "api.key_file"):
+        yield from _certificate_faults("api", config.api, "TLS needs a certificate and its key")
     for name, broker in config.mqtt.brokers.items():
         yield from _broker_faults(f"{BROKERS}.{name}", name, broker)
     for name, sink in config.sinks.items():
@@ -259,11 +251,15 @@ def _broker_faults(path: str, name: str, broker: BrokerConfig) -> Iterator[Fault
         yield Fault(f"{path}.password_file", "does not go with password; give one of the two")
     if (broker.password or broker.password_file) and broker.username is None:
         yield Fault(f"{path}.username", "is missing; a password needs it")
-    if (broker.cert_file is None) != (broker.key_file is None):
-        missing = "key_file" if broker.key_file is None else "cert_file"
-        yield Fault(f"{path}.{missing}", "is missing; a client certificate needs its key")
+    yield from _certificate_faults(path, broker, "a client certificate needs its key")
     if not broker.tls and (broker.ca_file or broker.cert_file):
         yield Fault(f"{path}.tls", "must be true where certificates are given")
+
+
+def _certificate_faults(path: str, pair: ApiConfig | BrokerConfig, why: str) -> Iterator[Fault]:
+    if (pair.cert_file is None) != (pair.key_file is None):
+        missing = "key_file" if pair.key_file is None else "cert_file"
+        yield Fault(f"{path}.{missing}", f"is missing; {why}")
 
 
 def _sink_faults(path: str, name: str, sink: SinkConfig, config: Config) -> Iterator[Fault]:

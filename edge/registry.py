@@ -28,10 +28,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge.atomic import replace_file, sync_folder
 from edge.errors import ConfigError, DlmError, Fault, Faulty, RequestError, StateError
 from edge.meterspec import References, line_conflicts, parse_meter
 from edge.meterspec.secrets import carry_over, not_carried
@@ -95,7 +96,7 @@ class Registry:
             # Two copies again at once; a disk that refuses will say so at the next change.
             with suppress(OSError):
                 replace_file(state, self._stored)
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -191,7 +192,7 @@ class Registry:
         except OSError as exc:
             raise _not_stored(exc, "so nothing was changed") from exc
         try:
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as exc:
             try:
                 if self._stored:
@@ -219,10 +220,12 @@ class StoredState:
 def load_state(folder: Path, references: References, *, set_aside: bool) -> StoredState:
     """Read the stored meters, from the backup where the file itself is of no use.
 
-    references: what registrations may refer to. set_aside: move a damaged file out of the way;
-    else nothing on disk is changed.
+    references: what registrations may refer to; a meter outside of its reach is read all the same,
+    and is an error when it is connected to. set_aside: move a damaged file out of the way; else
+    nothing on disk is changed.
     Raises StateError when a file cannot be read, ConfigError when a meter is not valid.
     """
+    references = replace(references, reach=None)
     notices = []
     for file in (folder / STATE_FILE, folder / BACKUP_FILE):
         content = _read(file)
@@ -258,39 +261,6 @@ def meter_not_found(meter_id: str) -> RequestError:
         "METER_NOT_FOUND",
         f"No meter has the id {meter_id!r}; GET /api/energy-meters lists those there are.",
     )
-
-
-def replace_file(file: Path, content: bytes) -> None:
-    """Replace a file so that it is whole at any moment: write another, sync it, rename it.
-
-    Only once the folder is synced too is it sure to outlast a power cut.
-    Raises OSError; then the old file still stands.
-    """
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        # A file left over may be another user's, or have other permissions than ours.
-        temporary.unlink(missing_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, file)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lock(folder: Path) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import zoneinfo
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
+from edge.reach import parse_network
 from edge.structure import between, host, key, one_of, shown, text
 
 
@@ -57,6 +59,21 @@ def _time_zone(value: str) -> None:
         ) from None
 
 
+def _networks(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(network, str) for network in value):
+        raise ValueError('must be a list of networks like ["192.168.1.0/24"]')
+    if not value:
+        raise ValueError("must name a network; leave it out to allow any")
+    faults = []
+    for network in value:
+        try:
+            parse_network(network)
+        except ValueError as exc:
+            faults.append(str(exc))
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
 @attrs.frozen
 class SiteConfig:
     """The place that is measured."""
@@ -86,6 +103,13 @@ class ApiConfig:
     def on_loopback(self) -> bool:
         """Whether only programs on this machine can reach it."""
         return self.host == "localhost" or is_loopback(self.host)
+
+
+@attrs.frozen
+class SecurityConfig:
+    """What meters may reach. allowed_networks: a list of networks in text, or None for any."""
+
+    allowed_networks: Any = key(None, check=_networks)
 
 
 @attrs.frozen
@@ -207,6 +231,7 @@ class Config:
 
     site: SiteConfig = key(attrs.Factory(SiteConfig))
     api: ApiConfig = key(attrs.Factory(ApiConfig))
+    security: SecurityConfig = key(attrs.Factory(SecurityConfig))
     cycle: CycleConfig = key(attrs.Factory(CycleConfig))
     load: LoadConfig = key(attrs.Factory(LoadConfig))
     mqtt: MqttConfig = key(attrs.Factory(MqttConfig))

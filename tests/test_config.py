@@ -136,12 +136,20 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         "site.name": "Werk Süd",
         "site.timezone": "Europe/Berlin",
         "site.grid_capacity_kw": "120.5",
+        "site.price_per_kwh": "0.31",
+        "site.currency": "CHF",
         "api.host": "::1",
         "api.port": "0",
         "api.allow_unauthenticated": "TRUE",
         "api.max_connections": "2",
+        "api.max_ws_clients": "0",
+        "api.metrics_public": "false",
+        "api.cert_file": "cert.pem",
+        "api.key_file": "key.pem",
+        "security.allowed_networks": "192.168.1.0/24, fd00::/8",
         "cycle.tick_ms": "200",
         "load.failsafe_available_kw": "3",
+        "load.high_consumption_kw": "44.5",
         "templates.dir": "mine",
         "state.dir": "here",
         "journal.enabled": "false",
@@ -159,10 +167,11 @@ def test_every_key_can_be_set_from_the_environment() -> None:
     }
     config = load_config(None, {**environment, "PATH": "/bin", "DLM_EDGES": "x"}, {})
     assert attrs.astuple(config) == (
-        ("plant-2", "Werk Süd", "Europe/Berlin", 120.5),
-        ("::1", 0, True, 2),
+        ("plant-2", "Werk Süd", "Europe/Berlin", 120.5, 0.31, "CHF"),
+        ("::1", 0, True, 2, 0, False, "cert.pem", "key.pem"),
+        (["192.168.1.0/24", "fd00::/8"],),
         (200,),
-        (3.0,),
+        (3.0, 44.5),
         ({},),
         ("mine",),
         ("here",),
@@ -191,6 +200,15 @@ def test_a_relative_folder_of_templates_in_the_file_starts_at_the_file(file: Pat
     assert load_config(file, {}, {}).templates.dir == os.path.realpath(file.parent / "mine")
     assert load_config(file, {"DLM_EDGE_TEMPLATES_DIR": "mine"}, {}).templates.dir == "mine"
     assert load_config(written(file, ""), {}, {}).templates.dir is None
+
+
+def test_relative_files_of_the_certificate_in_the_file_start_at_the_file(file: Path) -> None:
+    written(file, "[api]\ncert_file = '../tls/cert.pem'\nkey_file = '/etc/key.pem'")
+    folder = os.path.realpath(file.parent.parent)
+    api = load_config(file, {}, {}).api
+    assert (api.cert_file, api.key_file) == (f"{folder}/tls/cert.pem", "/etc/key.pem")
+    api = load_config(file, {"DLM_EDGE_API_CERT_FILE": "cert.pem"}, {}).api
+    assert (api.cert_file, api.key_file) == ("cert.pem", "/etc/key.pem")
 
 
 def test_an_absolute_state_folder_stays(file: Path) -> None:
@@ -379,9 +397,6 @@ def test_every_fault_comes_at_once_with_its_source(file: Path) -> None:
         f"{file}: site.nmae": "unknown key; did you mean 'name'?",
         f"{file}: site.grid_capacity_kw": "must be a number, not true",
         f"{file}: api.port": "must be a whole number, not '3000'",
-        f"{file}: api.host": "'0.0.0.0' can be reached from the network and the API asks for no "
-        "password; use 127.0.0.1, or set api.allow_unauthenticated = true on a network that you "
-        "trust",
         f"{file}: load.failsafe_available_kw": "must be 0 to 1,000,000 kW, not -1.0",
         f"{file}: log.level": "must be debug | info | warning | error, not 'warn'; did you mean "
         "'warning'?",
@@ -398,22 +413,13 @@ def test_a_fault_of_each_flag_names_the_flag() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "edge.local", "127.0.0.1.nip.io"])
-def test_the_network_needs_a_clear_word(host: str) -> None:
-    (fault,) = faults_of(flags={"api.host": host}).items()
-    assert fault[0] == "--host (api.host)"
-    assert host in fault[1]
-    allow = {"DLM_EDGE_API_ALLOW_UNAUTHENTICATED": "true"}
-    assert load_config(None, allow, {"api.host": host}).api.host == host
+def test_a_name_or_address_of_the_network_is_not_loopback(host: str) -> None:
+    assert not load_config(None, {}, {"api.host": host}).api.on_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_needs_none(host: str) -> None:
+def test_loopback_is_known_by_its_name_and_by_its_addresses(host: str) -> None:
     assert load_config(None, {}, {"api.host": host}).api.on_loopback
-
-
-def test_a_faulty_switch_is_not_also_taken_for_a_no(file: Path) -> None:
-    written(file, "[api]\nhost = '0.0.0.0'\nallow_unauthenticated = 'yes'")
-    assert set(faults_of(file)) == {f"{file}: api.allow_unauthenticated"}
 
 
 def test_the_fallback_may_not_exceed_the_grid(file: Path) -> None:
@@ -423,6 +429,53 @@ def test_the_fallback_may_not_exceed_the_grid(file: Path) -> None:
     }
     config = load_config(file, {"DLM_EDGE_SITE_GRID_CAPACITY_KW": "51"}, {})
     assert config.load.failsafe_available_kw == 51
+
+
+@pytest.mark.parametrize(("given", "missing"), [("cert", "key"), ("key", "cert")])
+def test_a_certificate_needs_its_key(file: Path, given: str, missing: str) -> None:
+    written(file, f"[api]\n{given}_file = 'x.pem'")
+    message = "is missing; TLS needs a certificate and its key"
+    assert faults_of(file) == {f"{file}: api.{missing}_file": message}
+
+
+def test_a_faulty_key_is_not_also_a_missing_one(file: Path) -> None:
+    written(file, "[api]\ncert_file = 'x.pem'\nkey_file = 5")
+    assert faults_of(file) == {f"{file}: api.key_file": "must be text, not 5"}
+
+
+@pytest.mark.parametrize("value", ["'yes'", "1", "'true'"])
+def test_whether_metrics_are_public_is_a_yes_or_no(file: Path, value: str) -> None:
+    (fault,) = faults_of(written(file, f"[api]\nmetrics_public = {value}")).items()
+    assert fault[0] == f"{file}: api.metrics_public"
+    assert "must be true or false" in fault[1]
+
+
+@pytest.mark.parametrize("value", ['"192.168.1.0/24"', "[1]", "5", "{}", "[['10.0.0.0/8']]"])
+def test_allowed_networks_are_a_list_of_texts(file: Path, value: str) -> None:
+    assert faults_of(written(file, f"[security]\nallowed_networks = {value}")) == {
+        f"{file}: security.allowed_networks": 'must be a list of networks like ["192.168.1.0/24"]'
+    }
+
+
+def test_each_network_that_is_none_is_named(file: Path) -> None:
+    written(file, "[security]\nallowed_networks = ['10.0.0.0/33', '10.0.0.0/8', 'meter.local']")
+    (message,) = faults_of(file).values()
+    assert "'10.0.0.0/33'" in message
+    assert "'meter.local'" in message
+    assert "'10.0.0.0/8'" not in message
+
+
+@pytest.mark.parametrize("variable", ["", " ", ",", "10.0.0.0/8,"])
+def test_no_network_at_all_is_a_fault_and_not_any(variable: str) -> None:
+    faults = faults_of(environment={"DLM_EDGE_SECURITY_ALLOWED_NETWORKS": variable})
+    assert list(faults) == ["DLM_EDGE_SECURITY_ALLOWED_NETWORKS (security.allowed_networks)"]
+
+
+def test_an_empty_list_of_networks_is_a_fault(file: Path) -> None:
+    faults = faults_of(written(file, "[security]\nallowed_networks = []"))
+    assert faults == {
+        f"{file}: security.allowed_networks": "must name a network; leave it out to allow any"
+    }
 
 
 @pytest.mark.parametrize("value", ["3", "true", "[]", '"x"', "2020-01-01"])
@@ -505,6 +558,11 @@ def test_a_reload_names_what_it_cannot_take_over() -> None:
     )
     assert changes_that_need_restart(Config(), new) == ["site.id", "api"]
     assert changes_that_need_restart(new, new) == []
+
+
+def test_a_reload_takes_over_no_networks() -> None:
+    new = load_config(None, {"DLM_EDGE_SECURITY_ALLOWED_NETWORKS": "10.0.0.0/8"}, {})
+    assert changes_that_need_restart(Config(), new) == ["security"]
 
 
 def test_a_reload_takes_over_no_brokers_and_templates(file: Path) -> None:

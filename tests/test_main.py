@@ -298,8 +298,15 @@ def test_run_with_a_faulty_configuration_exits_2_before_it_touches_anything(
 def test_run_without_authentication_stays_on_loopback(tmp_path: Path) -> None:
     refused = Service(tmp_path, arguments=("--host", "0.0.0.0")).launch()
     assert refused.exit_code() == 2
-    assert refused.log.startswith("--host (api.host): '0.0.0.0' can be reached from the network")
+    assert refused.log.startswith("api.host: '0.0.0.0' can be reached from the network")
     assert refused.log.count("\n") == 1
+    assert not refused.state_dir.exists()
+    assert run("check", "--state-dir", str(refused.state_dir)).returncode == 0
+    beyond = {**os.environ, "DLM_EDGE_API_HOST": "0.0.0.0"}
+    check = [sys.executable, "-m", "edge", "check", "--state-dir", str(refused.state_dir)]
+    checked = subprocess.run(check, cwd=ROOT, env=beyond, stderr=subprocess.PIPE, check=False)
+    assert checked.returncode == 2
+    assert checked.stderr.decode() == refused.log
 
 
 def test_run_with_a_stored_meter_that_is_not_valid_exits_2(tmp_path: Path) -> None:
@@ -316,8 +323,8 @@ def test_run_with_a_state_folder_that_cannot_be_used_exits_1(tmp_path: Path) -> 
     service = Service(tmp_path)
     service.state_dir.write_text("")
     assert service.launch().exit_code() == 1
-    assert service.log == (
-        f"{service.state_dir} cannot be used (File exists); fix its permissions or give another "
+    assert service.log.endswith(
+        f"\n{service.state_dir} cannot be used (File exists); fix its permissions or give another "
         "--state-dir.\n"
     )
 

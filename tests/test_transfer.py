@@ -8,6 +8,7 @@ import pty
 import random
 import shutil
 import sqlite3
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,14 +17,21 @@ from typing import Any
 
 import pytest
 
+from edge.__main__ import main
+from edge.api import Request
+from edge.api.route import answer
+from edge.api.routes import refusal
+from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.commands import export, imports
 from edge.config import load_config
 from edge.csvtable import Record, chunk_rows, header, parse
+from edge.errors import RequestError
 from edge.journal.history import History
 from edge.lineprotocol import points_of_chunk
 from edge.record import Resolution
 from edge.settings import Config
+from edge.tokens import LOCAL_FILE, Role, Tokens
 from tests.journals import HOUR_MS, START_MS, WrittenJournal, a_rollup, a_series, values_at
 from tests.peers import free_port
 from tests.service import Service
@@ -371,6 +379,84 @@ def test_a_service_that_knows_no_such_meter(
     file = service.state_dir / "after.csv"
     assert do_export(service.state_dir, "--meter", "meter_1", "--output", str(file)) == 0
     assert file.read_bytes().count(b"\n") == 181
+
+
+def test_a_service_that_asks_for_a_token_is_given_the_one_of_its_run(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Tokens(service.state_dir).add("anna", Role.READER, START_MS)
+    assert service.request("GET", "/api/energy-meters")[0] == 401
+    asked = ("--meter", "meter_1", "--from", "2025-10-20T10:00:00Z")
+    assert do_export(service.state_dir, *asked, **{"api.port": service.port}) == 0
+    assert "180 rows" in capsys.readouterr().err
+    (service.state_dir / LOCAL_FILE).unlink()
+    assert do_export(service.state_dir, *asked, **{"api.port": service.port}) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("The service asks for a token, and its own cannot be read")
+    assert told.endswith("use the account that the service runs with.\n")
+
+
+@pytest.fixture
+def secured(source: Path, tmp_path: Path) -> Iterator[tuple[ApiServer, list[str]]]:
+    """A server that speaks TLS and asks for a token, and the credentials that it is sent."""
+    assert main(["cert", "--host", "example.com", "--out", str(tmp_path / "tls")]) == 0
+    (source / LOCAL_FILE).write_text("secret\n")
+    sent: list[str] = []
+
+    def authorize(request: Request) -> None:
+        sent.append(request.headers.get("authorization", ""))
+        if sent[-1] != "Bearer secret":
+            raise RequestError(401, "UNAUTHORIZED", "Not known.")
+
+    server = ApiServer(
+        lambda _: answer([]),
+        refusal,
+        host="127.0.0.1",
+        port=0,
+        authorize=authorize,
+        cert_file=str(tmp_path / "tls" / "cert.pem"),
+        key_file=str(tmp_path / "tls" / "key.pem"),
+    )
+    server.start()
+    yield server, sent
+    server.close(time.monotonic() + 1)
+
+
+def test_a_service_is_asked_over_tls_and_sent_its_token_when_it_asks(
+    source: Path,
+    tmp_path: Path,
+    secured: tuple[ApiServer, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, sent = secured
+    monkeypatch.setattr(export, "is_in_use", lambda _: True)
+    pair = {f"api.{name}_file": str(tmp_path / "tls" / f"{name}.pem") for name in ("cert", "key")}
+    port = {"api.port": server.port}
+    assert export_of(source, pair, port) == 0
+    assert sent == ["", "Bearer secret"]
+    assert main(["cert", "--replace", "--out", str(tmp_path / "tls")]) == 0
+    assert export_of(source, pair, port) == 1
+    assert len(sent) == 2, "nothing is sent to who shows another certificate"
+
+
+def export_of(folder: Path, pair: dict[str, str], port: dict[str, int]) -> int:
+    """Export from a service with a certificate, which the file of the configuration names."""
+    file = folder.parent / "tls.toml"
+    lines = [f'{path.removeprefix("api.")} = "{value}"' for path, value in pair.items()]
+    file.write_text("\n".join(["[api]", *lines]))
+    config = load_config(file, {}, {"state.dir": str(folder), **port})
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    return export.run(parser.parse_args([]), config)
+
+
+def test_a_certificate_that_cannot_be_read_is_told(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "is_in_use", lambda _: True)
+    pair = {"api.cert_file": "/nowhere/cert.pem", "api.key_file": "/nowhere/key.pem"}
+    assert export_of(source, pair, {"api.port": 1}) == 1
+    assert "/nowhere/cert.pem cannot be used" in capsys.readouterr().err
 
 
 def test_a_service_that_does_not_answer(

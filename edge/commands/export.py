@@ -10,11 +10,13 @@ import argparse
 import http.client
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import TextIOWrapper
 from itertools import groupby, islice
 from pathlib import Path
@@ -23,6 +25,7 @@ from urllib.parse import quote, urlencode
 
 from edge import csvtable
 from edge.clock import Clock
+from edge.drivers.credentials import tls_context
 from edge.errors import DlmError, Fault, JournalError
 from edge.journal.history import History
 from edge.journal.offline import is_in_use
@@ -31,6 +34,7 @@ from edge.lineprotocol import point_of_rollup, points_of_chunk
 from edge.record import Chunk, Resolution, Rollup
 from edge.settings import Config
 from edge.times import parse_time
+from edge.tokens import LOCAL_FILE
 
 _EXAMPLES = """examples:
   dlm-edge export --output all.csv
@@ -165,7 +169,7 @@ def _source(config: Config) -> Iterator[_Source]:
     if not path.exists():
         raise _ExportError(f"There is no journal at {path}; say with --state-dir where it is.")
     if is_in_use(path):
-        yield _Service(config.api.host, config.api.port)
+        yield _Service(config)
         return
     with History(path) as history:
         yield _File(history)
@@ -220,9 +224,13 @@ def _rollup_piece(rollups: Sequence[Rollup], as_points: bool) -> _Piece:
 class _Service:
     """The journal of the service that runs here."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        self._port = port
+    def __init__(self, config: Config) -> None:
+        api = config.api
+        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(api.host, api.host)
+        self._port = api.port
+        self._token_file = Path(config.state.dir) / LOCAL_FILE
+        self._tls = _own_certificate(api.cert_file) if api.cert_file else None
+        self._credentials: dict[str, str] = {}
 
     def meters(self) -> list[tuple[str, str]]:
         with self._answer("/api/energy-meters", "application/json") as answer:
@@ -244,19 +252,54 @@ class _Service:
     @contextmanager
     def _answer(self, path: str, accept: str) -> Iterator[http.client.HTTPResponse]:
         where = f"{self._host}:{self._port}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        with closing(connection):
+        with closing(self._connection()) as connection:
             try:
-                connection.request("GET", path, headers={"Accept": accept})
-                with connection.getresponse() as answer:
+                with self._response(connection, path, accept) as answer:
                     if answer.status != 200:
                         raise _ExportError(_reason(answer))
                     yield answer
-            except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            except (ConnectionError, TimeoutError, ssl.SSLError, HTTPException) as error:
                 raise _ExportError(
                     f"The journal is in use, and the service does not answer at {where} to the end "
                     f"({error!r}); stop it, or give the configuration that it runs with."
                 ) from error
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=_TIMEOUT_S, context=self._tls
+        )
+
+    def _response(
+        self, connection: http.client.HTTPConnection, path: str, accept: str
+    ) -> http.client.HTTPResponse:
+        """The answer to a GET; the token is sent once the service has asked for one."""
+        connection.request("GET", path, headers={"Accept": accept, **self._credentials})
+        answer = connection.getresponse()
+        if answer.status != 401 or self._credentials:
+            return answer
+        answer.read()
+        try:
+            token = self._token_file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise _ExportError(
+                f"The service asks for a token, and its own cannot be read ({error}); use the "
+                "account that the service runs with."
+            ) from None
+        self._credentials = {"Authorization": f"Bearer {token}"}
+        return self._response(connection, path, accept)
+
+
+def _own_certificate(cert_file: str) -> ssl.SSLContext:
+    """Trust the very certificate that the service shows, whoever made it and for what name."""
+    try:
+        context = tls_context(cert_file)
+    except OSError as error:
+        raise _ExportError(f"{cert_file} cannot be used ({error}); see api.cert_file.") from None
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _reason(answer: http.client.HTTPResponse) -> str:
