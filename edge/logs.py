@@ -7,9 +7,13 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 
 QUEUE_LINES = 1000
+RECENT_LINES = 500
+RECENT_BYTES = 1000
+"""Lines that are kept to be shown, and how much of each."""
 _FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
 
 
@@ -21,9 +25,11 @@ class Log(logging.Handler):
 
     def __init__(self, level: str, fd: int = 2) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT))
+        self._formatter = logging.Formatter(_FORMAT)
+        self.setFormatter(self._formatter)
         self.set_level(level)
         self._fd = fd
+        self._recent: deque[str] = deque(maxlen=RECENT_LINES)
         self._lines: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
         self._dropped = 0
         self._told = 0
@@ -53,10 +59,23 @@ class Log(logging.Handler):
                 writer.start()
             writer.join(max(0.0, deadline_s - time.monotonic()))
 
+    def recent(self, count: int) -> list[str]:
+        """Give the last lines, the newest last: one for each record, without a traceback.
+
+        count: at least 1; RECENT_LINES are kept. Any thread.
+        """
+        self.acquire()
+        try:
+            return list(self._recent)[-count:]
+        finally:
+            self.release()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record as text; never blocks."""
+        text = self.format(record)
+        self._recent.append(_shortened(self._formatter.formatMessage(record)))
         try:
-            self._lines.put_nowait(self.format(record))
+            self._lines.put_nowait(text)
         except queue.Full:
             self._dropped += 1  # under the lock that `handle` holds
 
@@ -81,3 +100,11 @@ class Log(logging.Handler):
         with suppress(OSError):
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
+
+
+def _shortened(line: str) -> str:
+    """Make one line of a bounded size, without control characters, that any encoding takes."""
+    shown = line[:RECENT_BYTES]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else " " for char in shown)
+    return shown.encode()[:RECENT_BYTES].decode(errors="ignore")

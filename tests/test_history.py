@@ -589,7 +589,7 @@ def test_all_faults_of_a_query_at_once(site: Site) -> None:
     assert "milliseconds" in faults["to"]
     assert "did you mean 'hourly'?" in faults["resolution"]
     assert "10,000" in faults["limit"]
-    assert "from" in faults["form"]
+    assert "'format'" in faults["form"]
 
 
 @pytest.mark.parametrize(
@@ -627,6 +627,20 @@ def test_who_is_known(journal: WrittenJournal) -> None:
         assert (status, answer["code"]) == (404, "METER_NOT_FOUND")
         with site.open(meter_id="meter_never", accept="text/csv") as refused:
             assert refused.status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "as_csv"),
+    [
+        ({"format": "csv"}, "*/*", True),
+        ({"format": "json"}, "text/csv", False),
+        ({}, "text/csv", True),
+        ({}, "application/json", False),
+    ],
+)
+def test_a_link_can_ask_for_csv(query: dict[str, str], accept: str, as_csv: bool) -> None:
+    request = Request("GET", "/", query, {"accept": accept}, b"")
+    assert parse_query(request, 0).as_csv is as_csv
 
 
 @pytest.mark.parametrize("accept", ["text/csv", "application/json"])
@@ -690,3 +704,76 @@ def test_a_long_answer_never_holds_the_interpreter_for_long(journal: WrittenJour
     median_s = lateness_s[len(lateness_s) // 2]
     print(f"late by {median_s * 1000:.1f} ms, at most {lateness_s[-1] * 1000:.1f} ms")
     assert median_s < 0.02
+
+
+# --- Steps ---------------------------------------------------------------------------------------
+
+
+def test_readings_reduced_to_steps(journal: WrittenJournal, site: Site) -> None:
+    journal.add_block(
+        a_series(),
+        [(1 + n, START_MS + n * 5000, {"power": float(n % 12)}) for n in range(24)],  # 2 minutes
+    )
+    journal.add_tail([(a_series(), (25, START_MS + 300_000, {"power": -1.0}))])
+    status, answer = site.get(f"from={START_MS}&to={START_MS + 600_000}&step=60")
+    assert (status, answer["count"], answer["next"]) == (200, 4, None)
+    assert answer["data"][0] == {
+        "start": "2025-10-20T10:00:00.000Z",
+        "end": "2025-10-20T10:01:00.000Z",
+        "meanPower": 5.5,
+        "minPower": 0.0,
+        "maxPower": 11.0,
+        "samples": 12,
+    }
+    # What was read last holds for 10 s more, and a gap has no row.
+    assert [(row["start"][14:19], row["meanPower"]) for row in answer["data"]] == [
+        ("00:00", 5.5),
+        ("01:00", 5.5),
+        ("02:00", 11.0),
+        ("05:00", -1.0),
+    ]
+    assert answer["data"][2]["samples"] == 0
+
+
+def test_what_was_read_before_the_first_step_holds_in_it(
+    journal: WrittenJournal, site: Site
+) -> None:
+    journal.add_tail([(a_series(), (1, START_MS - 4000, {"power": 3.0}))])
+    _, answer = site.get(f"from={START_MS}&to={START_MS + 600_000}&step=10")
+    assert [(row["meanPower"], row["samples"]) for row in answer["data"]] == [(3.0, 0)]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 1001])
+def test_pages_of_steps_joined_are_the_whole(
+    limit: int, journal: WrittenJournal, site: Site
+) -> None:
+    journal.add_block(a_series(), an_hour(0, 720))
+    query = f"from={START_MS}&to={START_MS + HOUR_MS}&step=60"
+    rows, cursor = [], ""
+    while True:
+        _, answer = site.get(f"{query}&limit={limit}&cursor={cursor}")
+        assert answer["count"] == len(answer["data"]) <= limit
+        rows += answer["data"]
+        if answer["next"] is None:
+            break
+        cursor = answer["next"]
+    assert rows == site.get(query)[1]["data"]
+    assert [row["samples"] for row in rows] == [12] * 60
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "field"),
+    [
+        ("step=9", "*/*", "step"),
+        ("step=86401", "*/*", "step"),
+        ("step=60&resolution=hourly", "*/*", "step"),
+        ("step=60", "text/csv", "step"),
+        ("step=60&cursor=5-5", "*/*", "cursor"),
+        (f"step=60&from={START_MS - 40 * DAY_MS}&to={START_MS}", "*/*", "from"),
+    ],
+)
+def test_a_faulty_step(query: str, accept: str, field: str, site: Site) -> None:
+    with site.open(query, accept) as answer:
+        failure = json.loads(answer.read())
+        assert answer.status == 400
+        assert [fault["field"] for fault in failure["details"]] == [field]

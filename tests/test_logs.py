@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 
-from edge.logs import QUEUE_LINES, Log
+from edge.logs import QUEUE_LINES, RECENT_BYTES, RECENT_LINES, Log
 from tests.peers import wait_until
 
 log = logging.getLogger("EnergyMeterManager")
@@ -179,3 +179,40 @@ def _read_all(fd: int, into: bytearray) -> None:
     end = f"line {QUEUE_LINES - 1}\n".encode()
     while not (into.endswith(end) and b"were dropped" in into):
         into += os.read(fd, 65536)
+
+
+def test_the_last_lines_can_be_shown(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    for number in range(RECENT_LINES):
+        log.info("line %d", number)
+    assert [line.rsplit(" ", 1)[1] for line in written.recent(2)] == ["498", "499"]
+    assert len(written.recent(RECENT_LINES + 1)) == RECENT_LINES
+    log.info("\ud800%s", "ä" * 5000)
+    shown = written.recent(1)[0]
+    assert len(shown.encode()) == RECENT_BYTES - 1  # no half of a letter
+    written.stop()
+
+
+def test_what_is_shown_has_no_traceback_and_is_one_line(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        log.exception("It failed:\x1b[2J\n%s", "twice")
+    written.stop()
+    (line,) = written.recent(10)
+    assert line.endswith(" ERROR [EnergyMeterManager] It failed: [2J twice")
+    assert "Traceback" in file[0].read_text()
+
+
+def test_the_last_lines_are_there_though_nobody_takes_the_log(
+    stuck_pipe: tuple[BinaryIO, int],
+) -> None:
+    written = Log("info", stuck_pipe[1])
+    written.start()
+    for number in range(2 * QUEUE_LINES):
+        log.info("line %d", number)
+    assert written.recent(1)[0].endswith(f"line {2 * QUEUE_LINES - 1}")
+    written.stop(timeout_s=0.01)

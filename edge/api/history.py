@@ -8,25 +8,25 @@ turn. Where all places are taken and another comes, the slowest reader is cut of
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from edge import csvtable, render
+from edge import csvtable, render, shapes
 from edge.api import Request, Response
 from edge.api.question import DEFAULT_LIMIT, Question, parse_query
-from edge.errors import DlmError, JournalError, RequestError
+from edge.api.readers import Readers, busy, rested
+from edge.errors import DlmError
 from edge.journal.history import History
 from edge.journal.merge import cut
 from edge.model import QUANTITY_NAMES, Meter, Quality
 from edge.record import Chunk, Resolution, Rollup
 from edge.registry import meter_not_found
-from edge.times import timestamp
+from edge.steps import Grid, Step, steps
+from edge.times import HOUR_MS, timestamp
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 STREAMS = 3
@@ -38,12 +38,8 @@ SLOW_BYTES_PER_S = 64 * 1024
 """Who takes less than this while we wait for it, for longer than that, makes room for another."""
 
 _PAGES = 2
-_PAGE_WAIT_S = 5.0
-_REST = 0.5
-"""Rest after each piece, as a share of the time that making it took."""
-_LONGEST_REST_S = 0.02
-
-log = logging.getLogger("edge.api")
+_LONGEST_HELD_MS = 3 * HOUR_MS
+"""However long a reading is live: so far before the first step is looked for one that holds."""
 
 
 class HistoryAnswers:
@@ -56,9 +52,7 @@ class HistoryAnswers:
     def __init__(
         self, path: Path | None, report_damage: Callable[[str], None] | None = None
     ) -> None:
-        self._path = path
-        self._report_damage = report_damage
-        self._pages = threading.Semaphore(_PAGES)
+        self._readers = Readers(path, report_damage, _PAGES)
         self._streams = _Streams()
 
     def answer(self, request: Request, meter_id: str, meter: Meter | None, now_ms: int) -> Response:
@@ -68,44 +62,22 @@ class HistoryAnswers:
         there is no journal, it cannot be read, or too many ask for theirs.
         """
         question = parse_query(request, now_ms)
-        if self._path is None:
-            raise _unavailable("Nothing is recorded; set `enabled = true` in [journal].")
-        try:
-            if not question.as_csv and question.limit and question.limit <= DEFAULT_LIMIT:
-                with self._turn(self._pages, _PAGE_WAIT_S), self._history(self._path) as history:
-                    return Response(200, b"".join(_pieces(history, question, meter_id, meter)))
-            return self._streamed(self._path, question, meter_id, meter)
-        except JournalError as error:
-            raise _unavailable(str(error)) from error
-
-    def _streamed(
-        self, path: Path, question: Question, meter_id: str, meter: Meter | None
-    ) -> Response:
-        def pieces() -> Generator[bytes, None, None]:
-            with self._history(path) as history:
-                yield from _pieces(history, question, meter_id, meter)
-
-        stream = _Begun(pieces(), self._streams)
+        pieces = self._pieces(question, meter_id, meter, now_ms)
+        if not question.as_csv and question.limit and question.limit <= DEFAULT_LIMIT:
+            with self._readers.turn():
+                return Response(200, b"".join(pieces))
         content_type = CSV_TYPE if question.as_csv else "application/json; charset=utf-8"
-        return Response(200, b"", content_type, stream=stream)
+        return Response(200, b"", content_type, stream=_Begun(pieces, self._streams))
 
-    @contextmanager
-    def _turn(self, turns: threading.Semaphore, wait_s: float) -> Iterator[None]:
-        if not turns.acquire(timeout=wait_s):
-            raise _busy()
-        try:
-            yield
-        finally:
-            turns.release()
-
-    @contextmanager
-    def _history(self, path: Path) -> Iterator[History]:
-        with History(path, self._report_damage) as history:
-            try:
-                yield history
-            finally:
-                if history.damaged:
-                    log.warning("%d damaged parts of the history were left out", history.damaged)
+    def _pieces(
+        self, question: Question, meter_id: str, meter: Meter | None, now_ms: int
+    ) -> Generator[bytes, None, None]:
+        """Make the answer piece by piece, with a rest after each."""
+        with self._readers.history() as history:
+            if meter is None and all(one.meter_id != meter_id for one in history.series()):
+                raise meter_not_found(meter_id)
+            rows = _limited(_groups(history, question, meter_id, now_ms), question.limit)
+            yield from rested(_csv(rows, question) if question.as_csv else _json(rows, meter))
 
 
 class _Begun:
@@ -171,7 +143,7 @@ class _Streams:
                 now_s = time.monotonic()
                 slowest = min(self._open, key=lambda stream: stream.rate(now_s))
                 if slowest.rate(now_s) >= SLOW_BYTES_PER_S:
-                    raise _busy()
+                    raise busy()
                 self._open.discard(slowest)
             self._open.add(newcomer)
 
@@ -189,40 +161,17 @@ class _CutOff(DlmError):
     """A client is sent no more; one sentence."""
 
 
-def _busy() -> RequestError:
-    return RequestError(
-        503,
-        "BUSY",
-        "Too many clients are being sent history; ask again in a few seconds.",
-        headers=(("Retry-After", "5"),),
-    )
-
-
 # --- The answer ----------------------------------------------------------------------------------
 
-_Group = Chunk | list[Rollup]
+_Group = Chunk | list[Rollup] | list[Step]
 """Rows that go into one piece."""
 
 
-def _pieces(
-    history: History, question: Question, meter_id: str, meter: Meter | None
-) -> Generator[bytes, None, None]:
-    """Make the answer piece by piece, with a rest after each. Raises as History, or 404."""
-    if meter is None and all(one.meter_id != meter_id for one in history.series()):
-        raise meter_not_found(meter_id)
-    rows = _limited(_groups(history, question, meter_id), question.limit)
-    pieces = _csv(rows, question) if question.as_csv else _json(rows, meter)
-    began_s = time.monotonic()
-    for piece in pieces:
-        busy_s = time.monotonic() - began_s
-        yield piece
-        time.sleep(min(_LONGEST_REST_S, busy_s * _REST))
-        began_s = time.monotonic()
-
-
-def _groups(history: History, question: Question, meter_id: str) -> Iterator[_Group]:
+def _groups(history: History, question: Question, meter_id: str, now_ms: int) -> Iterator[_Group]:
     begin_ms, end_ms, after = question.from_ms, question.to_ms, question.after
-    if question.resolution is Resolution.RAW:
+    if question.grid is not None:
+        yield from _steps(history, question.grid, after, meter_id, now_ms)
+    elif question.resolution is Resolution.RAW:
         for chunk in history.raw(meter_id, begin_ms, end_ms, after):
             for start in range(0, len(chunk), ROWS_PER_PIECE):
                 yield cut(chunk, start, min(start + ROWS_PER_PIECE, len(chunk)))
@@ -231,6 +180,20 @@ def _groups(history: History, question: Question, meter_id: str) -> Iterator[_Gr
         rollups = history.rollups(meter_id, question.resolution, begin_ms, end_ms, after_ms)
         while group := list(islice(rollups, ROWS_PER_PIECE)):
             yield group
+
+
+def _steps(
+    history: History, grid: Grid, after: tuple[int, int] | None, meter_id: str, now_ms: int
+) -> Iterator[list[Step]]:
+    """Reduce raw readings to steps, with a rest after each block."""
+    if after is not None:
+        grid = grid.after(after[0])
+    stales_ms = (one.stale_after_ms for one in history.series() if one.meter_id == meter_id)
+    held_ms = min(max(stales_ms, default=0), _LONGEST_HELD_MS)
+    chunks = history.raw(meter_id, grid.begin_ms - held_ms, grid.end_ms + held_ms)
+    reduced = steps(rested(chunks), grid, now_ms)
+    while group := list(islice(reduced, ROWS_PER_PIECE)):
+        yield group
 
 
 def _limited(groups: Iterable[_Group], limit: int | None) -> Iterator[tuple[_Group, bool]]:
@@ -266,7 +229,7 @@ def _csv(rows: Iterable[tuple[_Group, bool]], question: Question) -> Iterator[by
         if isinstance(group, Chunk):
             lines += csvtable.chunk_rows(group)
         else:
-            lines += map(csvtable.rollup_row, group)
+            lines += (csvtable.rollup_row(row) for row in group if isinstance(row, Rollup))
         yield "".join(f"{line}\r\n" for line in lines).encode()
         lines.clear()
     if lines:
@@ -278,10 +241,10 @@ def _json(rows: Iterable[tuple[_Group, bool]], meter: Meter | None) -> Iterator[
     lead = b'{"success":true,"data":['
     for group, more in rows:
         if isinstance(group, Chunk):
-            documents = _readings(group, meter)
+            documents: Sequence[object] = _readings(group, meter)
             last = f"{group.unix_ms[-1]}-{group.seqs[-1]}"
         else:
-            documents = [_rollup(rollup) for rollup in group]
+            documents = [_rollup(row) if isinstance(row, Rollup) else _step(row) for row in group]
             last = str(group[-1].start_ms)
         cursor = last if more else None
         yield lead + render.dump(documents)[1:-1]
@@ -309,7 +272,7 @@ def _readings(chunk: Chunk, meter: Meter | None) -> list[render.Json]:
     ]
 
 
-def _rollup(rollup: Rollup) -> render.Json:
+def _rollup(rollup: Rollup) -> shapes.RecordedRollup:
     return {
         "start": timestamp(rollup.start_ms),
         "end": timestamp(rollup.start_ms + rollup.length_ms),
@@ -325,5 +288,12 @@ def _rollup(rollup: Rollup) -> render.Json:
     }
 
 
-def _unavailable(why: str) -> RequestError:
-    return RequestError(503, "JOURNAL_UNAVAILABLE", why)
+def _step(step: Step) -> shapes.RecordedStep:
+    return {
+        "start": timestamp(step.start_ms),
+        "end": timestamp(step.start_ms + step.length_ms),
+        "meanPower": step.mean_kw,
+        "minPower": step.min_kw,
+        "maxPower": step.max_kw,
+        "samples": step.samples,
+    }
