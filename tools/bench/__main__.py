@@ -10,7 +10,8 @@
     readings     what believable meters say, and a clock that is turned by hand   (pure)
     journals     journals that are there already, and processes that write and read others
     influx       a real InfluxDB
-    cost, punctuality, recovery, rest, capacity, flood, mixed, library, sealed, keeping, drain: rows
+    cost, punctuality, recovery, rest, capacity, flood, mixed, library, sealed, keeping, drain,
+    live: rows
 
 Whatever takes part is a process of its own on loopback. What the service does on time is judged
 by when its requests arrive at the peers, not by what it says of itself.
@@ -36,6 +37,7 @@ from tools.bench import (
     flood,
     keeping,
     library,
+    live,
     mixed,
     punctuality,
     recovery,
@@ -66,6 +68,8 @@ ROWS: dict[str, Row] = {
     "day": keeping.day,
     "history": keeping.history,
     "drain": drain.drain,
+    "live": live.delay,
+    "live-stuck": live.stuck,
 }
 
 
