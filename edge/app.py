@@ -1,9 +1,9 @@
 """The service put together: built from the configuration, started, reloaded and stopped.
 
 Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
-each; `journal` writes the journal and `uplink-*` feed one sink each; `log` writes the log; `reload`
-waits for SIGHUP; `register` brings in a demo's meters. All but main are daemons, so nothing that
-hangs can keep the process from ending.
+each; `live` pushes to WebSocket clients; `journal` writes the journal and `uplink-*` feed one sink
+each; `log` writes the log; `reload` waits for SIGHUP; `register` brings in a demo's meters. All but
+main are daemons, so nothing that hangs can keep the process from ending.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn, cast
+from zoneinfo import ZoneInfo
 
 from edge import __version__
+from edge.alarms import Alarms
+from edge.alerts import AlertRules
+from edge.api.analytics import SiteRates
+from edge.api.door import Door
+from edge.api.live import Live
 from edge.api.route import Service
-from edge.api.routes import Api, refusal
+from edge.api.routes import ALIVE_WITHIN_S, Api, access_of, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.config import changes_that_need_restart
@@ -38,10 +44,13 @@ from edge.library import library_of
 from edge.line import LineThread, ListenLine, PollLine
 from edge.logs import Log
 from edge.meterspec import References
-from edge.model import Meter
+from edge.metrics import Outlook
+from edge.model import Meter, PollResult, Snapshot
 from edge.prober import Prober
+from edge.reach import Reach
 from edge.registry import Registry
 from edge.settings import Config
+from edge.tokens import Tokens
 
 log = logging.getLogger("edge.app")
 
@@ -66,6 +75,7 @@ class App:
 
     def __init__(self, config: Config, load_config: Callable[[], Config]) -> None:
         self._config = config
+        self._rates = _rates(config)
         self._load_config = load_config
         self._reloads: SimpleQueue[None] = SimpleQueue()
         self._clock = Clock()
@@ -78,12 +88,28 @@ class App:
             self._image,
             self._make_line,
             self._clock,
-            [self._keeper.follow],
+            [self._keeper.follow, self._watch],
+        )
+        self._alarms = Alarms(_alert_rules(config), self._keeper.state)
+        self._tokens = Tokens(Path(config.state.dir))
+        self._door = Door(self._tokens, access_of, config.api, self._clock)
+        self._live = Live(
+            lambda: self._alarms.known,
+            self._door.admits,
+            self._clock,
+            max_clients=config.api.max_ws_clients,
+            alive_within_s=ALIVE_WITHIN_S,
         )
         self._cycle.metrics.add_keeping(self._keeper.state)
+        self._cycle.metrics.add_outlook(
+            lambda: Outlook(self._alarms.current, self._live.clients, self._live.closed_slow)
+        )
         self._protocols: set[str] = set()
         self._library = library_of(config)
-        references = References(self._library, config.mqtt.all())
+        references = References(
+            self._library, config.mqtt.all(), Reach.of(config.security.allowed_networks)
+        )
+        self._server: ApiServer | None = None
         self._registry = Registry(Path(config.state.dir), references, self._take_over)
 
     def run(self, registrations: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -107,26 +133,30 @@ class App:
 
     def _serve(self, registrations: Sequence[Mapping[str, Any]]) -> None:
         self._registry.open()
+        self._tokens.issue_local()
         for notice in self._registry.notices:
             log.error("%s", notice)
         self._allow_files()
         self._keeper.start()
         self._take_over(self._registry.meters)
-        server = self._make_server()
+        self._server = server = self._make_server()
+        self._live.start()
         server.start()
-        log.info("Listening on http://%s:%d", self._config.api.host, server.port)
+        log.info("Listening on %s", server.base_url)
         if registrations:
             self._start_thread("register", self._register_all, registrations)
         self._cycle.run()
         log.info("Stopping")
-        server.close(time.monotonic() + STOP_WITHIN_S / 3)
+        server.close(time.monotonic() + STOP_WITHIN_S / 6)
+        self._live.close(time.monotonic() + STOP_WITHIN_S / 6)
         self._cycle.close_lines(STOP_WITHIN_S / 3)
         self._keeper.close(STOP_WITHIN_S / 3)
 
     def _allow_files(self) -> None:
         """Raise the soft limit of open files as far as may be; say when that is too little."""
         lines = {meter.communication.endpoint for meter in self._registry.meters}
-        needed = len(lines) + self._config.api.max_connections + SPARE_FILES
+        clients = self._config.api.max_connections + self._config.api.max_ws_clients
+        needed = len(lines) + clients + SPARE_FILES
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with suppress(ValueError, OSError):  # a system may have a limit above this one
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -135,8 +165,13 @@ class App:
             log.warning(
                 "Only %d files may be open, but %d lines and %d clients need %d; raise "
                 "LimitNOFILE= of the unit, or `ulimit -n`.",
-                soft, len(lines), self._config.api.max_connections, needed,
+                soft, len(lines), clients, needed,
             )  # fmt: skip
+
+    def _watch(self, snapshot: Snapshot, _results: Sequence[PollResult]) -> None:
+        """Look for what is wrong, then show how things are."""
+        self._alarms.update(snapshot)
+        self._live.publish(snapshot)
 
     def _make_server(self) -> ApiServer:
         config = self._config
@@ -148,6 +183,11 @@ class App:
             history=self._keeper.history(),
             metrics=self._cycle.metrics,
             keeping=self._keeper.state,
+            alerts=lambda: self._alarms.known,
+            analytics=self._keeper.analytics(lambda: self._rates),
+            live=self._live,
+            log_lines=self._log.recent,
+            door=self._door,
             clock=self._clock,
             about={
                 "version": __version__,
@@ -162,6 +202,9 @@ class App:
             host=config.api.host,
             port=config.api.port,
             max_connections=config.api.max_connections,
+            authorize=self._door.authorize,
+            cert_file=config.api.cert_file,
+            key_file=config.api.key_file,
         )
 
     def _take_over(self, meters: tuple[Meter, ...]) -> Future[None]:
@@ -226,6 +269,10 @@ class App:
                 log.warning("%s was changed; it takes effect at the next start.", key)
             self._log.set_level(config.log.level)
             self._cycle.change_limits(_limits(config))
+            self._alarms.rules = _alert_rules(config)
+            self._rates = _rates(config)
+            if self._server is not None:
+                self._server.reload_certificate()
             log.info("The configuration was reloaded")
 
     def _end_on_bug(self, args: threading.ExceptHookArgs) -> None:
@@ -258,6 +305,20 @@ def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool
 
     with DemoSite() as site:
         App(config, load_config).run(site.registrations)
+
+
+def _alert_rules(config: Config) -> AlertRules:
+    return AlertRules(config.cycle.tick_ms, config.load.high_consumption_kw)
+
+
+def _rates(config: Config) -> SiteRates:
+    return SiteRates(
+        ZoneInfo(config.site.timezone),
+        config.site.grid_capacity_kw,
+        config.load.failsafe_available_kw,
+        config.site.price_per_kwh,
+        config.site.currency,
+    )
 
 
 def _limits(config: Config) -> SiteLimits:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from edge.api.analytics import AnalyticsAnswers, SiteRates
 from edge.api.history import HistoryAnswers
 from edge.clock import Clock
 from edge.journal import Journal
@@ -72,6 +73,12 @@ class Keeper:
         if self.journal is None:
             return HistoryAnswers(None)
         return HistoryAnswers(self.journal.path, self.journal.report_damage)
+
+    def analytics(self, rates: Callable[[], SiteRates]) -> AnalyticsAnswers:
+        """Give who answers for the past of the site as a whole; rates: the settings in force."""
+        if self.journal is None:
+            return AnalyticsAnswers(None, None, rates, self._clock)
+        return AnalyticsAnswers(self.journal.path, self.journal.report_damage, rates, self._clock)
 
     def close(self, timeout_s: float) -> None:
         """Stop sending, then write down what is there and the sinks' places.

@@ -7,7 +7,7 @@ Names end in base units (Prometheus, "Metric and label naming"): power in watts,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
+from edge.alerts import SEVERITIES, Alert
 from edge.model import (
     LoadQuality,
     MessageCounts,
@@ -114,6 +115,9 @@ METRICS: tuple[MetricRow, ...] = (
     _counter("dlm_sink_rejected", "Those that it will never take, which were set aside.", "sink"),
     _counter("dlm_sink_lost", "Readings that went from the journal before they were sent.", "sink"),
     _gauge("dlm_sink_backlog_readings", "Readings that wait to be sent.", "sink"),
+    _gauge("dlm_alerts_active", "Alerts that hold, by severity.", "severity"),
+    _gauge("dlm_live_clients", "WebSocket clients that are connected."),
+    _counter("dlm_live_closed_slow", "WebSocket clients closed because they took nothing."),
 )
 """Every metric of our own; `process_*` come from prometheus_client."""
 
@@ -129,6 +133,18 @@ _LIVE_VALUES: tuple[tuple[str, str, float], ...] = (
     ("dlm_meter_frequency_hertz", "frequency", 1),
 )
 """Metric, quantity, and base units in one of the quantity's unit."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is shown to who watches: the alerts that hold, and the WebSocket clients.
+
+    closed_slow: clients closed because they took nothing, since the start.
+    """
+
+    alerts: Sequence[Alert]
+    clients: int
+    closed_slow: int
 
 
 class Metrics:
@@ -151,6 +167,10 @@ class Metrics:
     def add_keeping(self, keeping: Callable[[], Keeping]) -> None:
         """Tell of the journal and the sinks too. Once."""
         self._registry.register(_KeepingCollector(keeping))
+
+    def add_outlook(self, outlook: Callable[[], Outlook]) -> None:
+        """Tell of the alerts and the WebSocket clients too. Once."""
+        self._registry.register(_OutlookCollector(outlook))
 
     def keep(self, meters: Iterable[Meter]) -> None:
         """Take over the meters that are polled: series of meters and lines that are gone end."""
@@ -254,6 +274,31 @@ class _KeepingCollector(Collector):
         for sink in keeping.sinks:
             _add_sink(families, sink)
         yield from families.values()
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+
+class _OutlookCollector(Collector):
+    """Alerts and WebSocket clients as they are now."""
+
+    def __init__(self, outlook: Callable[[], Outlook]) -> None:
+        self._outlook = outlook
+
+    def collect(self) -> Iterator[Metric]:
+        outlook = self._outlook()
+        alerts = _family(_ROWS["dlm_alerts_active"])
+        for severity in SEVERITIES:
+            count = sum(alert.severity == severity for alert in outlook.alerts)
+            alerts.add_metric([severity], float(count))
+        yield alerts
+        for name, value in (
+            ("dlm_live_clients", outlook.clients),
+            ("dlm_live_closed_slow", outlook.closed_slow),
+        ):
+            family = _family(_ROWS[name])
+            family.add_metric((), float(value))
+            yield family
 
     def describe(self) -> Iterator[Metric]:
         return iter(())

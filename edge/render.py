@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
+from edge import shapes
+from edge.alerts import Alert
 from edge.communication import HttpEndpoint
 from edge.diagnosis import Diagnosis
 from edge.errors import Fault
@@ -49,7 +51,7 @@ def success(data: Any) -> Json:
     return {"success": True, "data": data}
 
 
-def failure(message: str, code: str, faults: Sequence[Fault] = ()) -> Json:
+def failure(message: str, code: str, faults: Sequence[Fault] = ()) -> shapes.Failure:
     """The one shape of every failure."""
     return {
         "success": False,
@@ -59,7 +61,7 @@ def failure(message: str, code: str, faults: Sequence[Fault] = ()) -> Json:
     }
 
 
-def meter(state: MeterState) -> Json:
+def meter(state: MeterState) -> shapes.Meter:
     """A meter as the list shows it."""
     about, reading = state.meter, state.reading
     return {
@@ -80,13 +82,13 @@ def meter(state: MeterState) -> Json:
     }
 
 
-def meter_details(state: MeterState) -> Json:
+def meter_details(state: MeterState) -> shapes.MeterDetails:
     """A meter on its own: as in the list, and how it is read; secrets are hidden."""
     communication = redacted(state.meter.document["communication"])
     return {**meter(state), "communication": communication, "warnings": _warnings(state.meter)}
 
 
-def reading(state: MeterState, snapshot: Snapshot) -> Json:
+def reading(state: MeterState, snapshot: Snapshot) -> shapes.Reading:
     """The current reading of a meter; all `null` when there was none yet."""
     last = state.reading
     return {
@@ -99,7 +101,9 @@ def reading(state: MeterState, snapshot: Snapshot) -> Json:
     }
 
 
-def building_consumption(sums: BuildingConsumption, snapshot: Snapshot) -> Json:
+def building_consumption(
+    sums: BuildingConsumption, snapshot: Snapshot
+) -> shapes.BuildingConsumption:
     """The sum over the grid and building meters."""
     return {
         "currentPower": sums.power_kw,
@@ -111,7 +115,7 @@ def building_consumption(sums: BuildingConsumption, snapshot: Snapshot) -> Json:
     }
 
 
-def load_status(load: LoadStatus, snapshot: Snapshot) -> Json:
+def load_status(load: LoadStatus, snapshot: Snapshot) -> shapes.LoadStatus:
     """How much power is free, kW."""
     return {
         "gridCapacity": load.grid_capacity_kw,
@@ -125,9 +129,23 @@ def load_status(load: LoadStatus, snapshot: Snapshot) -> Json:
     }
 
 
+def alert(about: Alert) -> shapes.Alert:
+    """Something that is wrong, or was."""
+    return {
+        "id": about.id,
+        "kind": about.kind,
+        "severity": about.severity,
+        "message": about.message,
+        "meterId": about.meter_id,
+        "meterName": about.meter_name,
+        "since": timestamp(about.since_ms),
+        "until": timestamp(about.until_ms) if about.until_ms is not None else None,
+    }
+
+
 def system(
     snapshot: Snapshot, keeping: Keeping, about: Mapping[str, Any], started_mono_s: float
-) -> Json:
+) -> shapes.System:
     """The service's own health. about: what does not change while it runs.
 
     The start is told by today's clock: it may have been before the clock was set.
@@ -138,7 +156,7 @@ def system(
     for state in snapshot.meters.values():
         counts[state.status.value] = counts.get(state.status.value, 0) + 1
     return {
-        **about,
+        **cast("shapes.About", about),
         "timestamp": timestamp(snapshot.unix_ms),
         "startedAt": timestamp(snapshot.unix_ms - round(uptime_s * 1000)),
         "uptimeSeconds": round(uptime_s, 3),
@@ -167,7 +185,7 @@ def system(
     }
 
 
-def _journal(state: JournalState) -> Json:
+def _journal(state: JournalState) -> shapes.Journal:
     return {
         "recording": state.recording,
         "lastError": state.last_error,
@@ -183,7 +201,7 @@ def _journal(state: JournalState) -> Json:
     }
 
 
-def _sink(state: SinkState) -> Json:
+def _sink(state: SinkState) -> shapes.Sink:
     return {
         "name": state.name,
         "connected": state.connected,
@@ -195,7 +213,7 @@ def _sink(state: SinkState) -> Json:
     }
 
 
-def diagnosis(found: Diagnosis, about: Meter) -> Json:
+def diagnosis(found: Diagnosis, about: Meter) -> shapes.Diagnosis:
     """What a registration would read now, and what is wrong with it."""
     return {
         "line": about.line,
@@ -225,7 +243,7 @@ def diagnosis(found: Diagnosis, about: Meter) -> Json:
     }
 
 
-def template(about: Template) -> Json:
+def template(about: Template) -> shapes.Template:
     """A device template as the list shows it."""
     return {
         "name": about.name,
@@ -247,7 +265,7 @@ def template(about: Template) -> Json:
     }
 
 
-def template_details(about: Template) -> Json:
+def template_details(about: Template) -> shapes.TemplateDetails:
     """A device template on its own: what it fills into `communication`, too."""
     return {
         **template(about),
@@ -256,12 +274,14 @@ def template_details(about: Template) -> Json:
     }
 
 
-def _heard(line: LineState) -> Json:
+def _heard(line: LineState) -> shapes.Heard:
     """What became of the messages, where the line has such."""
-    return {} if line.heard is None else {"messages": asdict(line.heard)}
+    if line.heard is None:
+        return {}
+    return {"messages": cast("shapes.MessageCounts", asdict(line.heard))}
 
 
-def _interpretation(other: Interpretation) -> Json:
+def _interpretation(other: Interpretation) -> shapes.Interpretation:
     """Another way to read a quantity: its value, why, and the entry for `registers`."""
     return {
         "value": other.value,
@@ -290,14 +310,15 @@ def _ms(duration_s: float | None) -> float | None:
     return None if duration_s is None else round(duration_s * 1000, 1)
 
 
-def _values(about: Meter, reading: Reading | None) -> Json:
+def _values(about: Meter, reading: Reading | None) -> shapes.AllValues:
     values = reading.values if reading is not None else {}
     expected = about.communication.quantities
-    return {
+    shown = {
         OUTWARD.get(name, name): values.get(name)
         for name in QUANTITY_NAMES
         if name in ALWAYS_SHOWN or name in expected or name in values
     }
+    return cast("shapes.AllValues", shown)
 
 
 def _timestamp(reading: Reading | None) -> str | None:

@@ -175,7 +175,7 @@ def test_the_keys_are_those_that_the_api_spells() -> None:
     state = MeterState(a_meter(), reading=Reading(values, 0.0, 0))
     load = load_status([state], 100, 0)
     snapshot = Snapshot(1, 0.0, 0, load)
-    reading = render.reading(state, snapshot)
+    reading = dict(render.reading(state, snapshot))
     assert {name: reading[sensor.key] for name, sensor in METER_SENSORS.items()} == values
     status = render.load_status(load, snapshot)
     assert {sensor.key for sensor in LOAD_SENSORS.values()} <= status.keys()

@@ -19,8 +19,10 @@ FLOORS = {
     "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
     "render": 1, "era": 1, "block": 1, "batch": 1, "counter": 1, "rollup": 1, "csvtable": 1,
-    "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1,
-    "tokens": 2, "library": 2, "image": 2, "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
+    "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1, "reach": 1, "alerts": 1,
+    "steps": 1, "analytics": 1, "shapes": 1,
+    "atomic": 2, "tokens": 2, "alarms": 2, "library": 2, "image": 2, "registry": 2, "journal": 2,
+    "metrics": 2, "logs": 2,
     "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
     "line": 4, "backlog": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
     "app": 5, "commands": 5, "__main__": 5,
@@ -31,6 +33,8 @@ NEIGHBOURS = {
     ("structure", "errors"),  # a document's faults
     ("times", "structure"),  # how a text that is wrong is shown
     ("config", "settings"),  # what can be set
+    ("settings", "reach"),  # what a network is
+    ("meterspec", "reach"),  # which addresses a meter may have
     ("model", "communication"),  # how a meter is reached
     ("model", "errors"),  # why it was not
     ("meterspec", "template"),  # what a registration leaves to a template
@@ -51,6 +55,14 @@ NEIGHBOURS = {
     ("lineparse", "lineprotocol"),
     ("lineparse", "csvtable"),  # what an import is made of
     ("batch", "block"),  # when decimals give values back exactly
+    ("alerts", "load"),
+    ("analytics", "load"),  # what is free, then as now
+    ("analytics", "rollup"),
+    ("analytics", "steps"),
+    ("render", "alerts"),
+    ("render", "shapes"),  # what its documents are made of
+    ("registry", "atomic"),
+    ("tokens", "atomic"),
     ("sinks", "drivers"),  # the connection to a broker is one and the same, and so are secrets
     ("uplink", "backlog"),  # what it sends when nothing is new
     ("keeper", "uplink"),  # one for each sink
@@ -76,6 +88,7 @@ ROOMS = {
     "serial": {"drivers/modbus/wire", "simulate/rtu"},
     "paho": {"drivers/mqtt/connection", "simulate/mqtt"},
     "urllib3": {"drivers/http/connection", "sinks/influx/server"},
+    "websockets": {"api/websocket"},
     "sqlite3": {
         f"journal/{name}"
         for name in ("schema", "damage", "database", "writer", "salvage", "history", "offline")
@@ -104,14 +117,27 @@ TESTED_BY = {
     "paths": "payload",
     "record": "journal",
     "settings": "config",
+    "atomic": "registry",
+    "shapes": "openapi",
+    "steps": "analytics",
     "api/__init__": "routes",
+    "api/attempts": "door",
+    "api/connection": "server",
     "api/connections": "server",
+    "api/description": "openapi",
     "api/history": "history",
+    "api/hours": "analytics",
     "api/question": "history",
+    "api/readers": "history",
     "api/route": "routes",
+    "api/schemas": "openapi",
+    "api/sessions": "door",
+    "api/topics": "live",
     "api/http1": "server",
+    "commands/cert": "cert",
     "commands/export": "transfer",
     "commands/imports": "transfer",
+    "commands/token": "tokens",
     "drivers/__init__": "drivers",
     "drivers/credentials": "sink_influx",
     "drivers/http/__init__": "http",

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from edge.alerts import Alert
 from edge.load import load_status
-from edge.metrics import METRICS, Metrics
+from edge.metrics import METRICS, Metrics, Outlook
 from edge.model import LineState, MessageCounts, Meter, MeterState, PollEnd, Snapshot, Status
 from edge.record import JournalState, Keeping, SinkState
 from edge.schedule import LeftOut
@@ -42,6 +43,17 @@ KEEPING = Keeping(
 )
 
 
+OUTLOOK = Outlook(
+    [
+        Alert("alert_1", "overload", "critical", "Take less.", None, 0),
+        Alert("alert_2", "meter_offline", "warning", "Look at it.", "meter_a", 0),
+        Alert("alert_3", "meter_offline", "warning", "Look at it.", "meter_b", 0),
+    ],
+    clients=3,
+    closed_slow=7,
+)
+
+
 def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapshot:
     return Snapshot(
         tick=1,
@@ -56,6 +68,7 @@ def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapsh
 def metrics_of(snapshot: Snapshot, keeping: Keeping = KEEPING) -> Metrics:
     metrics = Metrics(lambda: snapshot)
     metrics.add_keeping(lambda: keeping)
+    metrics.add_outlook(lambda: OUTLOOK)
     metrics.keep(state.meter for state in snapshot.meters.values())
     return metrics
 
@@ -145,6 +158,19 @@ def test_every_series_of_what_is_kept() -> None:
         'dlm_sink_lost_total{sink="mqtt"} 0.0',
         'dlm_sink_backlog_readings{sink="influx"} 9.0',
         'dlm_sink_backlog_readings{sink="mqtt"} 0.0',
+    ]
+
+
+def test_alerts_and_websocket_clients_are_counted() -> None:
+    metrics = metrics_of(a_snapshot())
+    assert own_lines(metrics, "dlm_alerts") == [
+        'dlm_alerts_active{severity="critical"} 1.0',
+        'dlm_alerts_active{severity="warning"} 2.0',
+        'dlm_alerts_active{severity="info"} 0.0',
+    ]
+    assert own_lines(metrics, "dlm_live") == [
+        "dlm_live_clients 3.0",
+        "dlm_live_closed_slow_total 7.0",
     ]
 
 

@@ -6,16 +6,29 @@ raised. What is read comes from one snapshot, rendered once and shared by all wh
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from edge import render
+from edge import render, shapes
 from edge.api import Request, Response
+from edge.api.analytics import ENERGY_KEYS, POWER_KEYS
+from edge.api.description import PROVING, STORING
+from edge.api.door import Login, Who
+from edge.api.history import CSV_TYPE
+from edge.api.openapi import describe
+from edge.api.question import ALERT_KEYS, LOG_KEYS, USUAL_LOG_LINES, Asked, flag, whole_number
+from edge.api.question import KEYS as HISTORY_KEYS
 from edge.api.route import Access, Context, Route, Service, answer, json_body
+from edge.api.static import TYPES, give_part, show_dashboard, show_icon, show_reference
+from edge.api.topics import KEYS as LIVE_KEYS
 from edge.diagnosis import diagnose
 from edge.errors import ConfigError, RequestError, StateError
 from edge.load import building_consumption
+from edge.logs import RECENT_LINES
+from edge.meterspec import RegistrationKeys
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from edge.model import Meter, MeterState, Snapshot
 from edge.registry import meter_not_found
@@ -113,7 +126,7 @@ def show_template(context: Context) -> Response:
 
 def _unusable(error: ConfigError) -> RequestError:
     """What is told of a file of the library, or of a folder that went away."""
-    what = error.source or "The device library"
+    what = Path(error.source).name or "The device library"
     message = f"{what} cannot be used; correct what `details` lists."
     return RequestError(500, "TEMPLATE_FAULTY", message, error.faults)
 
@@ -132,6 +145,45 @@ def show_load_status(context: Context) -> Response:
     return answer(render.load_status(context.snapshot.load, context.snapshot))
 
 
+def list_alerts(context: Context) -> Response:
+    """List what is wrong, and what was within the last day."""
+    asked = Asked(context.request, ALERT_KEYS)
+    only_active = asked.value("active", flag) or False
+    asked.check()
+    alerts = context.service.alerts()
+    if only_active:
+        alerts = [one for one in alerts if one.until_ms is None]
+    return answer([render.alert(one) for one in alerts])
+
+
+def show_power_curve(context: Context) -> Response:
+    """Show the site's power in even steps."""
+    return answer(context.service.analytics.power(context.request, context.snapshot))
+
+
+def show_energy(context: Context) -> Response:
+    """Show the energy of the site and of each meter by hours or days."""
+    return answer(context.service.analytics.energy(context.request, context.snapshot))
+
+
+# --- Who asks ------------------------------------------------------------------------------------
+
+
+def log_in(context: Context) -> Response:
+    """Begin a session of the dashboard for a token: its cookie, and what goes with each change."""
+    return context.service.door.log_in(context.request)
+
+
+def log_out(context: Context) -> Response:
+    """End the session of a browser, if there is one."""
+    return context.service.door.log_out(context.request)
+
+
+def show_session(context: Context) -> Response:
+    """Say whether a token is needed, and who asks."""
+    return context.service.door.show_session(context.request)
+
+
 # --- The service itself --------------------------------------------------------------------------
 
 
@@ -141,6 +193,14 @@ def show_system(context: Context) -> Response:
     return answer(
         render.system(context.snapshot, service.keeping(), service.about, service.started_mono_s)
     )
+
+
+def show_log(context: Context) -> Response:
+    """Show the last lines of the log."""
+    asked = Asked(context.request, LOG_KEYS)
+    lines = asked.value("lines", lambda text: whole_number(text, 1, RECENT_LINES))
+    asked.check()
+    return answer(context.service.log_lines(lines or USUAL_LOG_LINES))
 
 
 def show_health(context: Context) -> Response:
@@ -161,35 +221,189 @@ def show_metrics(context: Context) -> Response:
     return Response(200, metrics.text(), TEXT_TYPE)
 
 
+def connect_live(context: Context) -> Response:
+    """Open a WebSocket on which news is pushed."""
+    return context.service.live.connect(context.request)
+
+
+def show_openapi(context: Context) -> Response:
+    """Describe all calls, as OpenAPI 3.1."""
+    return Response(200, _description())
+
+
+@functools.cache
+def _description() -> bytes:
+    return render.dump(describe(ROUTES))
+
+
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/api/energy-meters", register_meter, "register a meter"),
-    Route("GET", "/api/energy-meters", list_meters, "list the meters", shared=True),
+    Route(
+        "POST",
+        "/api/energy-meters",
+        register_meter,
+        "register a meter",
+        takes=RegistrationKeys,
+        gives=shapes.MeterDetails,
+        statuses=(201,),
+        refuses=("DUPLICATE_NAME", "TOO_MANY_METERS", *STORING),
+    ),
+    Route(
+        "GET",
+        "/api/energy-meters",
+        list_meters,
+        "list the meters",
+        shared=True,
+        gives=list[shapes.Meter],
+    ),
     Route(
         "GET",
         "/api/energy-meters/consumption/building",
         show_building_consumption,
         "sum of the grid and building meters",
         shared=True,
+        gives=shapes.BuildingConsumption,
     ),
-    Route("GET", "/api/energy-meters/{id}", show_meter, "a meter and how it is read", shared=True),
     Route(
-        "GET", "/api/energy-meters/{id}/reading", show_reading, "its current reading", shared=True
+        "GET",
+        "/api/energy-meters/{id}",
+        show_meter,
+        "a meter and how it is read",
+        shared=True,
+        gives=shapes.MeterDetails,
+        refuses=("METER_NOT_FOUND",),
+    ),
+    Route(
+        "GET",
+        "/api/energy-meters/{id}/reading",
+        show_reading,
+        "its current reading",
+        shared=True,
+        gives=shapes.Reading,
+        refuses=("METER_NOT_FOUND",),
     ),
     Route(
         "GET",
         "/api/energy-meters/{id}/history",
         show_history,
         "its readings, hours or days; JSON or CSV",
+        gives=list[shapes.RecordedReading | shapes.RecordedRollup | shapes.RecordedStep],
+        paged=True,
+        media=(CSV_TYPE,),
+        query=HISTORY_KEYS,
+        refuses=("VALIDATION_ERROR", "METER_NOT_FOUND", "BUSY", "JOURNAL_UNAVAILABLE"),
     ),
-    Route("PUT", "/api/energy-meters/{id}", update_meter, "change a meter"),
-    Route("DELETE", "/api/energy-meters/{id}", remove_meter, "remove a meter"),
-    Route("POST", "/api/energy-meters/test", try_meter, "what a registration would read now"),
-    Route("GET", "/api/templates", list_templates, "the device library"),
-    Route("GET", "/api/templates/{name}", show_template, "a device template"),
-    Route("GET", "/api/load/status", show_load_status, "power free for charging", shared=True),
-    Route("GET", "/api/system", show_system, "the service's own health", shared=True),
-    Route("GET", "/healthz", show_health, "liveness", access=Access.PUBLIC),
-    Route("GET", "/readyz", show_readiness, "readiness", access=Access.PUBLIC),
+    Route(
+        "PUT",
+        "/api/energy-meters/{id}",
+        update_meter,
+        "change a meter",
+        takes=RegistrationKeys,
+        gives=shapes.MeterDetails,
+        refuses=("METER_NOT_FOUND", "DUPLICATE_NAME", *STORING),
+    ),
+    Route(
+        "DELETE",
+        "/api/energy-meters/{id}",
+        remove_meter,
+        "remove a meter",
+        gives=shapes.MeterDetails,
+        refuses=("METER_NOT_FOUND", *STORING),
+    ),
+    Route(
+        "POST",
+        "/api/energy-meters/test",
+        try_meter,
+        "what a registration would read now",
+        takes=RegistrationKeys,
+        gives=shapes.Diagnosis,
+        refuses=("BUSY",),
+    ),
+    Route(
+        "GET",
+        "/api/templates",
+        list_templates,
+        "the device library",
+        gives=list[shapes.Template],
+        refuses=("TEMPLATE_FAULTY",),
+    ),
+    Route(
+        "GET",
+        "/api/templates/{name}",
+        show_template,
+        "a device template",
+        gives=shapes.TemplateDetails,
+        refuses=("TEMPLATE_NOT_FOUND", "TEMPLATE_FAULTY"),
+    ),
+    Route(
+        "GET",
+        "/api/load/status",
+        show_load_status,
+        "power free for charging",
+        shared=True,
+        gives=shapes.LoadStatus,
+    ),
+    Route(
+        "GET",
+        "/api/alerts",
+        list_alerts,
+        "what is wrong, and was",
+        gives=list[shapes.Alert],
+        query=ALERT_KEYS,
+        refuses=("VALIDATION_ERROR",),
+    ),
+    Route(
+        "GET",
+        "/api/analytics/power",
+        show_power_curve,
+        "the site's power in even steps",
+        gives=shapes.PowerCurve,
+        query=POWER_KEYS,
+        refuses=("VALIDATION_ERROR", "BUSY", "JOURNAL_UNAVAILABLE"),
+    ),
+    Route(
+        "GET",
+        "/api/analytics/energy",
+        show_energy,
+        "energy by hours or days, and its cost",
+        gives=shapes.Energy,
+        query=ENERGY_KEYS,
+        refuses=("VALIDATION_ERROR", "BUSY", "JOURNAL_UNAVAILABLE"),
+    ),
+    Route(
+        "GET",
+        "/api/system/log",
+        show_log,
+        "the last lines of the log",
+        access=Access.ADMIN,
+        always=True,
+        gives=list[str],
+        query=LOG_KEYS,
+        refuses=("VALIDATION_ERROR",),
+    ),
+    Route(
+        "GET",
+        "/api/system",
+        show_system,
+        "the service's own health",
+        shared=True,
+        gives=shapes.System,
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        show_health,
+        "liveness",
+        access=Access.PUBLIC,
+        gives=shapes.State,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        show_readiness,
+        "readiness",
+        access=Access.PUBLIC,
+        gives=shapes.State,
+    ),
     Route(
         "GET",
         "/metrics",
@@ -197,6 +411,97 @@ ROUTES: tuple[Route, ...] = (
         "Prometheus and OpenMetrics",
         shared=True,
         access=Access.METRICS,
+        media=(TEXT_TYPE, OPENMETRICS_TYPE),
+    ),
+    Route(
+        "POST",
+        "/api/login",
+        log_in,
+        "begin a session of the dashboard",
+        access=Access.PUBLIC,
+        always=True,
+        gives=Who,
+        takes=Login,
+        refuses=PROVING,
+    ),
+    Route(
+        "POST",
+        "/api/logout",
+        log_out,
+        "end it",
+        access=Access.PUBLIC,
+        always=True,
+        gives=Who,
+    ),
+    Route(
+        "GET",
+        "/api/session",
+        show_session,
+        "whether a token is needed, and who asks",
+        access=Access.PUBLIC,
+        always=True,
+        gives=Who,
+        refuses=PROVING,
+    ),
+    Route(
+        "GET",
+        "/ws",
+        connect_live,
+        "live updates, over a WebSocket",
+        query=LIVE_KEYS,
+        statuses=(101,),
+        refuses=("UPGRADE_REQUIRED", "VALIDATION_ERROR", "FOREIGN_ORIGIN", "TOO_MANY_CLIENTS"),
+    ),
+    Route(
+        "GET",
+        "/api/openapi.json",
+        show_openapi,
+        "this description, as OpenAPI 3.1",
+        always=True,
+        media=("application/json",),
+    ),
+    Route(
+        "GET",
+        "/",
+        show_dashboard,
+        "the dashboard",
+        access=Access.PUBLIC,
+        always=True,
+        media=("text/html",),
+        statuses=(200, 304),
+        refuses=("PAGES_UNREADABLE",),
+    ),
+    Route(
+        "GET",
+        "/static/{hash}/{file}",
+        give_part,
+        "what the pages are made of",
+        access=Access.PUBLIC,
+        always=True,
+        media=tuple(TYPES.values()),
+        refuses=("PAGES_UNREADABLE",),
+    ),
+    Route(
+        "GET",
+        "/favicon.ico",
+        show_icon,
+        "the icon",
+        access=Access.PUBLIC,
+        always=True,
+        media=("image/svg+xml",),
+        statuses=(200, 304),
+        refuses=("PAGES_UNREADABLE",),
+    ),
+    Route(
+        "GET",
+        "/api/docs",
+        show_reference,
+        "this reference, to read",
+        access=Access.PUBLIC,
+        always=True,
+        media=("text/html",),
+        statuses=(200, 304),
+        refuses=("PAGES_UNREADABLE",),
     ),
 )
 
@@ -286,34 +591,36 @@ def access_of(request: Request) -> Access:
 
 def find(request: Request) -> tuple[Route, Mapping[str, str]]:
     """Find the row of a call, and the values in its path. Raises RequestError 404 or 405."""
-    allowed = []
-    for route, pattern in _PATTERNS:
+    for pattern, rows in _RESOURCES:
         match = pattern.fullmatch(request.path)
         if match is None:
             continue
-        if route.method == request.method:
-            return route, match.groupdict()
-        allowed.append(route.method)
-        if route.method == "GET":
-            allowed.append("HEAD")
-    if not allowed:
+        if request.method in rows:
+            return rows[request.method], match.groupdict()
+        methods = ", ".join(sorted({*rows, *(["HEAD"] if "GET" in rows else [])}))
         raise RequestError(
-            404, "NOT_FOUND", f"There is nothing at {request.path!r}; check the path."
+            405,
+            "METHOD_NOT_ALLOWED",
+            f"{request.method} does not work on {request.path!r}; use {methods}.",
+            headers=(("Allow", methods),),
         )
-    methods = ", ".join(sorted(set(allowed)))
-    raise RequestError(
-        405,
-        "METHOD_NOT_ALLOWED",
-        f"{request.method} does not work on {request.path!r}; use {methods}.",
-        headers=(("Allow", methods),),
-    )
+    raise RequestError(404, "NOT_FOUND", f"There is nothing at {request.path!r}; check the path.")
+
+
+def _resources(routes: Iterable[Route]) -> list[tuple[re.Pattern[str], dict[str, Route]]]:
+    """What can stand at a path: its rows by method. A path without placeholders comes first."""
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, {})[route.method] = route
+    paths = sorted(by_path, key=lambda path: "{" in path)
+    return [(_pattern(path), by_path[path]) for path in paths]
 
 
 def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
-_PATTERNS = [(route, _pattern(route.path)) for route in ROUTES]
+_RESOURCES = _resources(ROUTES)
 
 
 def _state(snapshot: Snapshot, meter_id: str) -> MeterState:

@@ -109,7 +109,7 @@ class Board:
         return Message(self._topics.discovery(meter_id), render.dump(document))
 
     def _reading_payload(self, state: MeterState, snapshot: Snapshot) -> bytes:
-        reading = render.reading(state, snapshot)
+        reading = dict(render.reading(state, snapshot))
         del reading["ageSeconds"]  # it would stand still on the broker
         document = {"site": self._topics.site_id, **reading, "status": state.status.value}
         return render.dump(document)
