@@ -28,10 +28,10 @@ from edge import __version__
 from edge.alarms import Alarms
 from edge.alerts import AlertRules
 from edge.api.analytics import SiteRates
+from edge.api.dispatch import ALIVE_WITHIN_S, Api, access_of, refusal
 from edge.api.door import Door
 from edge.api.live import Live
 from edge.api.route import Service
-from edge.api.routes import ALIVE_WITHIN_S, Api, access_of, refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.config import changes_that_need_restart

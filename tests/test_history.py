@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from edge import csvtable
 from edge.api import Request, Response
+from edge.api.dispatch import refusal
 from edge.api.history import STREAMS, HistoryAnswers
 from edge.api.question import parse_query
-from edge.api.routes import refusal
 from edge.api.server import ApiServer
 from edge.errors import JournalError, RequestError
 from edge.journal.history import History

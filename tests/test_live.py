@@ -26,8 +26,8 @@ from websockets.sync.connection import Connection
 from edge import render
 from edge.alerts import Alert
 from edge.api import Request, Response
+from edge.api.dispatch import ALIVE_WITHIN_S, refusal
 from edge.api.live import LOAD_EVERY_S, PING_AFTER_S, SLOW_AFTER_S, WHOLE_EVERY_S, Live
-from edge.api.routes import ALIVE_WITHIN_S, refusal
 from edge.api.server import ApiServer
 from edge.api.topics import Topic, Wish, changes, parse_wish
 from edge.errors import RequestError

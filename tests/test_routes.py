@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from edge.alerts import Alert
 from edge.api import Request, Response
 from edge.api.analytics import AnalyticsAnswers, SiteRates
+from edge.api.dispatch import ALIVE_WITHIN_S, Api, access_of
 from edge.api.door import Door
 from edge.api.history import HistoryAnswers
 from edge.api.live import Live
 from edge.api.route import Service
-from edge.api.routes import ALIVE_WITHIN_S, ROUTES, Api, access_of
+from edge.api.routes import ROUTES
 from edge.cycle import Cycle, SiteLimits
 from edge.errors import Cause, RequestError
 from edge.image import ProcessImage

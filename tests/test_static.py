@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.api import Request, Response
+from edge.api.dispatch import find
 from edge.api.route import Access, Context
-from edge.api.routes import find
 from edge.api.static import FOLDER, StaticFiles, read_files
 from edge.errors import RequestError
 from edge.model import Snapshot

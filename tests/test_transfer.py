@@ -19,8 +19,8 @@ import pytest
 
 from edge.__main__ import main
 from edge.api import Request
+from edge.api.dispatch import refusal
 from edge.api.route import answer
-from edge.api.routes import refusal
 from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.commands import export, imports
