@@ -241,7 +241,8 @@ class Cycle:
         """
         endpoint = request.meter.communication.endpoint
         line = None
-        if not self._stopping and endpoint not in self._probes:
+        under_way = self._probes.get(endpoint)
+        if not self._stopping and (under_way is None or under_way.done()):
             line = self._lines.get(endpoint) or self._started(self._make_line(request.meter))
         if not isinstance(line, PollLine):
             request.done.cancel()

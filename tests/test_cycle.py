@@ -432,6 +432,19 @@ def test_a_line_takes_one_probe_at_a_time() -> None:
     assert bench.lines[one.line] is not line, "one that was stopped is not used again"
 
 
+def test_a_probe_may_come_as_soon_as_the_one_before_is_done() -> None:
+    bench = Bench()
+    stranger = on_line("Stranger", "a.lan")
+    first = bench.cycle.probe(stranger)
+    bench.step()
+    first.set_result(Probe())
+    second = bench.cycle.probe(stranger)  # before the tick that would let the line go
+    bench.step()
+    line = bench.lines[stranger.line]
+    assert line.probes == [(stranger, first), (stranger, second)]
+    assert not line.stopped
+
+
 def test_a_meter_that_is_registered_while_it_is_probed_keeps_the_line() -> None:
     bench = Bench()
     meter = on_line("Main", "a.lan")
