@@ -96,9 +96,8 @@ def test_a_traceback_is_written_whole(file: tuple[Path, int]) -> None:
 def test_text_that_no_encoding_has_is_written_all_the_same(file: tuple[Path, int]) -> None:
     written = Log("info", file[1])
     written.start()
-    for text in ("half a pair: \ud83d", "and on: ü"):
-        # Not through the root logger: pytest would keep it, and could not pass it on.
-        written.handle(logging.makeLogRecord({"msg": text}))
+    log.info("half a pair: \ud83d")
+    log.info("and on: ü")
     written.stop()
     text = file[0].read_text(encoding="utf-8")
     assert "half a pair: \\ud83d\n" in text
