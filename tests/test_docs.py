@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -19,6 +21,7 @@ from edge.model import QUANTITY_NAMES
 from edge.settings import BrokerConfig, Config, InfluxConfig, MqttUplinkConfig
 from edge.structure import camel_case, keys_of
 from edge.template import TemplateKeys
+from tests.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,7 +95,7 @@ def test_every_key_of_a_broker_is_named() -> None:
 
 
 def test_every_key_of_a_template_is_named() -> None:
-    section = README.split("\n## Adding a meter, a protocol, a sink\n")[1].split("\n## ")[0]
+    section = README.split("\n## Adding a meter, a protocol, a sink, a call\n")[1].split("\n## ")[0]
     for name in keys_of(TemplateKeys):
         assert re.search(rf"`\[?{name}\b", section), name
 
@@ -137,6 +140,16 @@ def test_every_module_stands_on_a_floor() -> None:
     modules = {path.stem for path in (ROOT / "edge").glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in (ROOT / "edge").glob("*/__init__.py")}
     assert listed == modules | packages
+
+
+def test_every_file_of_the_state_folder_is_told(tmp_path: Path) -> None:
+    listed = {name for files, _ in table("What is kept") for name in re.findall("`(.+?)`", files)}
+    with Service(tmp_path, arguments=("--demo",)) as service:
+        service.wait_until(lambda: len(service.data("/api/energy-meters")) == 4, "four meters")
+        command = [sys.executable, "-m", "edge", "token", "add", "anna", "--role", "admin"]
+        state = ("--state-dir", str(service.state_dir))
+        subprocess.run([*command, *state], cwd=ROOT, check=True, capture_output=True)
+        assert {path.name for path in service.state_dir.iterdir()} == listed
 
 
 def test_the_version_is_the_same_everywhere() -> None:
