@@ -81,8 +81,9 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     )
     args = parser.parse_args(arguments)
     from edge.app import run_service
-    from edge.tokens import Tokens, require_lock
+    from edge.tokens import Tokens, require_token_beyond_loopback
 
+    notice = ""
     with ExitStack() as stack:
         if args.demo and args.state_dir is None:
             import tempfile
@@ -90,9 +91,13 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
             # A signal before the service runs, or a bug, leaves it behind.
             folder = tempfile.TemporaryDirectory(prefix="dlm-edge-demo-")
             args.state_dir = stack.enter_context(folder)
+            notice = (
+                f"All that this demo stores is in {args.state_dir}, whatever `state.dir` says, and "
+                "is removed at its end; give --state-dir to keep it elsewhere."
+            )
         config = _load(args)
-        require_lock(config.api, Tokens(Path(config.state.dir)))
-        run_service(config, lambda: _load(args), demo=args.demo)
+        require_token_beyond_loopback(config.api, Tokens(Path(config.state.dir)))
+        run_service(config, lambda: _load(args), demo=args.demo, notice=notice)
     return 0
 
 
@@ -101,17 +106,15 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     from edge.library import library_of
     from edge.meterspec import References
-    from edge.reach import Reach
     from edge.registry import load_state
-    from edge.tokens import Tokens, require_lock
+    from edge.tokens import Tokens, require_token_beyond_loopback
 
     config = _load(args)
     tokens = Tokens(Path(config.state.dir))
-    require_lock(config.api, tokens)
+    require_token_beyond_loopback(config.api, tokens)
     try:
         library = library_of(config)
-        reach = Reach.of(config.security.allowed_networks)
-        references = References(library, config.mqtt.all(), reach)
+        references = References(library, config.mqtt.all(), config.security.reach)
         state = load_state(Path(config.state.dir), references, set_aside=False)
     except StateError as exc:
         print(exc, file=sys.stderr)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge.load import building_consumption
-from edge.model import CONSUMING_TYPES, LoadQuality, MeterState, Quality, Snapshot, Status
+from edge.model import COUNTED_TYPES, LoadQuality, MeterState, Quality, Snapshot, Status
 from edge.record import JournalState, Keeping, SinkState
 
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 """The most urgent first."""
-
-_COUNTED_TYPES = CONSUMING_TYPES | {"solar"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _waits_for_first_reading(snapshot: Snapshot) -> bool:
     missing = [
         state
         for state in snapshot.meters.values()
-        if state.meter.meter_type in _COUNTED_TYPES and state.live_power_kw is None
+        if state.meter.meter_type in COUNTED_TYPES and state.live_power_kw is None
     ]
     unmetered = snapshot.load.quality is LoadQuality.UNMETERED
     pending = all(state.status is Status.PENDING for state in missing)
@@ -164,7 +162,7 @@ def _of_meter(state: MeterState) -> Condition | None:
     meter = state.meter
     return Condition(
         kind,
-        "warning" if meter.meter_type in _COUNTED_TYPES else "info",
+        "warning" if meter.meter_type in COUNTED_TYPES else "info",
         f'"{meter.name}" {what}: {why.rstrip(". ")}.',
         subject=meter.id,
         meter_id=meter.id,
@@ -218,11 +216,8 @@ def _of_journal(now: JournalState | None, earlier: JournalState | None) -> Itera
             "Readings are lost because they cannot be written in time; see whether the disk is "
             "slow, full or failing.",
         )
-    for notice in now.notices:
-        if notice.startswith("The clock "):
-            # What follows its first sentence counts readings, and so changes all the time.
-            yield Condition("clock_not_set", "warning", f"{notice.partition('. ')[0].rstrip('.')}.")
-            return
+    if now.clock_fault is not None:
+        yield Condition("clock_not_set", "warning", now.clock_fault)
 
 
 def _of_sinks(now: tuple[SinkState, ...], earlier: tuple[SinkState, ...]) -> Iterator[Condition]:

@@ -25,11 +25,12 @@ from typing import Any, NoReturn, cast
 from zoneinfo import ZoneInfo
 
 from edge import __version__
-from edge.alarms import Alarms
+from edge.alertlog import AlertLog
 from edge.alerts import AlertRules
-from edge.api.analytics import SiteRates
+from edge.api.analytics import AnalyticsAnswers, SiteRates
 from edge.api.dispatch import ALIVE_WITHIN_S, Api, access_of, refusal
 from edge.api.door import Door
+from edge.api.history import HistoryAnswers
 from edge.api.live import Live
 from edge.api.route import Service
 from edge.api.server import ApiServer
@@ -44,10 +45,8 @@ from edge.library import library_of
 from edge.line import LineThread, ListenLine, PollLine
 from edge.logs import Log
 from edge.meterspec import References
-from edge.metrics import Outlook
 from edge.model import Meter, PollResult, Snapshot
 from edge.prober import Prober
-from edge.reach import Reach
 from edge.registry import Registry
 from edge.settings import Config
 from edge.tokens import Tokens
@@ -90,11 +89,11 @@ class App:
             self._clock,
             [self._keeper.follow, self._watch],
         )
-        self._alarms = Alarms(_alert_rules(config), self._keeper.state)
+        self._alert_log = AlertLog(_alert_rules(config), self._keeper.state)
         self._tokens = Tokens(Path(config.state.dir))
         self._door = Door(self._tokens, access_of, config.api, self._clock)
         self._live = Live(
-            lambda: self._alarms.known,
+            lambda: self._alert_log.known,
             self._door.admits,
             self._clock,
             max_clients=config.api.max_ws_clients,
@@ -102,20 +101,21 @@ class App:
         )
         self._cycle.metrics.add_keeping(self._keeper.state)
         self._cycle.metrics.add_outlook(
-            lambda: Outlook(self._alarms.current, self._live.clients, self._live.closed_slow)
+            lambda: self._alert_log.current,
+            lambda: self._live.clients,
+            lambda: self._live.closed_slow,
         )
         self._protocols: set[str] = set()
         self._library = library_of(config)
-        references = References(
-            self._library, config.mqtt.all(), Reach.of(config.security.allowed_networks)
-        )
+        references = References(self._library, config.mqtt.all(), config.security.reach)
         self._server: ApiServer | None = None
         self._registry = Registry(Path(config.state.dir), references, self._take_over)
 
-    def run(self, registrations: Sequence[Mapping[str, Any]] = ()) -> None:
+    def run(self, registrations: Sequence[Mapping[str, Any]] = (), notice: str = "") -> None:
         """Serve until SIGTERM or SIGINT. Main thread only.
 
-        registrations: meters to register, or to update where their name is known.
+        registrations: meters to register, or to update where their name is known. notice: a
+        sentence that the log begins with.
         Raises ConfigError or StateError when the service cannot start.
         """
         threading.excepthook = self._end_on_bug
@@ -123,6 +123,8 @@ class App:
         with ExitStack() as stack:
             self._log.start()
             stack.callback(self._log.stop)
+            if notice:
+                log.info("%s", notice)
             stack.callback(self._registry.close)
             try:
                 self._serve(registrations)
@@ -170,7 +172,7 @@ class App:
 
     def _watch(self, snapshot: Snapshot, _results: Sequence[PollResult]) -> None:
         """Look for what is wrong, then show how things are."""
-        self._alarms.update(snapshot)
+        self._alert_log.update(snapshot)
         self._live.publish(snapshot)
 
     def _make_server(self) -> ApiServer:
@@ -180,11 +182,11 @@ class App:
             registry=self._registry,
             library=self._library,
             probe=Prober(self._cycle.probe, self._make_driver).probe,
-            history=self._keeper.history(),
+            history=HistoryAnswers(self._keeper.readers),
             metrics=self._cycle.metrics,
             keeping=self._keeper.state,
-            alerts=lambda: self._alarms.known,
-            analytics=self._keeper.analytics(lambda: self._rates),
+            alerts=lambda: self._alert_log.known,
+            analytics=AnalyticsAnswers(self._keeper.readers, lambda: self._rates, self._clock),
             live=self._live,
             log_lines=self._log.recent,
             door=self._door,
@@ -269,7 +271,7 @@ class App:
                 log.warning("%s was changed; it takes effect at the next start.", key)
             self._log.set_level(config.log.level)
             self._cycle.change_limits(_limits(config))
-            self._alarms.rules = _alert_rules(config)
+            self._alert_log.rules = _alert_rules(config)
             self._rates = _rates(config)
             if self._server is not None:
                 self._server.reload_certificate()
@@ -291,20 +293,22 @@ class App:
             os._exit(1)
 
 
-def run_service(config: Config, load_config: Callable[[], Config], *, demo: bool) -> None:
+def run_service(
+    config: Config, load_config: Callable[[], Config], *, demo: bool, notice: str = ""
+) -> None:
     """Run the service; blocks until a signal ends it. Main thread only.
 
-    demo: serve a simulated site too, and register its meters.
+    demo: serve a simulated site too, and register its meters. notice: as of `App.run`.
     Raises ConfigError or StateError when the service cannot start.
     """
     threading.stack_size(STACK_BYTES)
     if not demo:
-        App(config, load_config).run()
+        App(config, load_config).run(notice=notice)
         return
     from edge.simulate import DemoSite  # only a demo pays for the simulator
 
     with DemoSite() as site:
-        App(config, load_config).run(site.registrations)
+        App(config, load_config).run(site.registrations, notice)
 
 
 def _alert_rules(config: Config) -> AlertRules:

@@ -250,7 +250,7 @@ class HttpCommunication:
     """
 
     endpoint: HttpEndpoint
-    target: str
+    target: str = field(repr=False)
     method: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes | None = field(repr=False)

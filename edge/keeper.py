@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from edge.api.analytics import AnalyticsAnswers, SiteRates
-from edge.api.history import HistoryAnswers
+from edge.api.readers import Readers
 from edge.clock import Clock
 from edge.journal import Journal
 from edge.model import PollResult, Snapshot
@@ -27,6 +26,8 @@ class Keeper:
         self._clock = clock
         zone = ZoneInfo(config.site.timezone)
         self.journal: Journal | None = None
+        self.readers = Readers(None)
+        """Those who read what was recorded. Any thread."""
         if config.journal.enabled:
             folder = Path(config.state.dir)
             self.journal = Journal(
@@ -38,6 +39,7 @@ class Keeper:
                 fallback_max_kw=config.site.grid_capacity_kw,
                 sinks=[name for name, section in config.sinks.items() if not is_live(section)],
             )
+            self.readers = Readers(self.journal.path, self.journal.report_damage)
         self._live: list[LiveSink] = []
         self._uplinks: list[Uplink | LiveSink] = []
         for name, section in config.sinks.items():
@@ -67,18 +69,6 @@ class Keeper:
         """How journal and sinks are. Any thread."""
         journal = self.journal.state if self.journal is not None else None
         return Keeping(journal, tuple(uplink.state for uplink in self._uplinks))
-
-    def history(self) -> HistoryAnswers:
-        """Give who answers for the past."""
-        if self.journal is None:
-            return HistoryAnswers(None)
-        return HistoryAnswers(self.journal.path, self.journal.report_damage)
-
-    def analytics(self, rates: Callable[[], SiteRates]) -> AnalyticsAnswers:
-        """Give who answers for the past of the site as a whole; rates: the settings in force."""
-        if self.journal is None:
-            return AnalyticsAnswers(None, None, rates, self._clock)
-        return AnalyticsAnswers(self.journal.path, self.journal.report_damage, rates, self._clock)
 
     def close(self, timeout_s: float) -> None:
         """Stop sending, then write down what is there and the sinks' places.

@@ -37,12 +37,15 @@ from collections.abc import Iterable
 
 from edge.model import (
     CONSUMING_TYPES,
+    COUNTED_TYPES,
+    PRODUCING_TYPES,
     BuildingConsumption,
     LoadQuality,
     LoadStatus,
     MeterState,
     Quality,
     Status,
+    rounded,
 )
 
 _LARGEST_KW = 1e12
@@ -61,7 +64,7 @@ def load_status(
     """
     states = tuple(meters)
     consumers = [state for state in states if state.meter.meter_type in CONSUMING_TYPES]
-    solars = [state for state in states if state.meter.meter_type == "solar"]
+    solars = [state for state in states if state.meter.meter_type in PRODUCING_TYPES]
     consumption_kw = [_consumption_kw(state) for state in consumers]
     production_kw = [_production_kw(state) for state in solars]
     balance_kw = math.fsum((grid_capacity_kw, *production_kw, *(-kw for kw in consumption_kw)))
@@ -70,7 +73,7 @@ def load_status(
     reasons = [
         _reason(state, failsafe_available_kw)
         for state in states
-        if state.meter.meter_type != "zone" and _live_kw(state) is None
+        if state.meter.meter_type in COUNTED_TYPES and _live_kw(state) is None
     ]
     available_kw = max(0.0, balance_kw)
     consumption_known = quality in (LoadQuality.GOOD, LoadQuality.DEGRADED)
@@ -84,10 +87,10 @@ def load_status(
         )
     return LoadStatus(
         grid_capacity_kw=grid_capacity_kw,
-        pv_production_kw=_rounded(math.fsum(production_kw)),
-        building_consumption_kw=_rounded(math.fsum(consumption_kw)) if consumption_known else None,
-        available_kw=_rounded(available_kw),
-        overload_kw=_rounded(max(0.0, -balance_kw)) if consumption_known else None,
+        pv_production_kw=rounded(math.fsum(production_kw)),
+        building_consumption_kw=rounded(math.fsum(consumption_kw)) if consumption_known else None,
+        available_kw=rounded(available_kw),
+        overload_kw=rounded(max(0.0, -balance_kw)) if consumption_known else None,
         quality=quality,
         reasons=tuple(reasons),
     )
@@ -114,8 +117,8 @@ def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
             energies_kwh.append(energy_kwh)
     complete = not excluded and bool(energies_kwh)
     return BuildingConsumption(
-        power_kw=_rounded(math.fsum(powers_kw)) if powers_kw else None,
-        energy_kwh=_rounded(math.fsum(energies_kwh)) if complete else None,
+        power_kw=rounded(math.fsum(powers_kw)) if powers_kw else None,
+        energy_kwh=rounded(math.fsum(energies_kwh)) if complete else None,
         meter_count=len(powers_kw),
         excluded=tuple(excluded),
         quality=_quality(consumers, []),
@@ -157,11 +160,6 @@ def _known_kw(power_kw: float | None) -> float | None:
     return power_kw if power_kw is not None and abs(power_kw) <= _LARGEST_KW else None
 
 
-def _rounded(value: float) -> float:
-    """Round float noise away, to 6 decimals; adding 0.0 turns -0.0 into 0.0."""
-    return round(value, 6) + 0.0
-
-
 def _reason(state: MeterState, failsafe_available_kw: float) -> str:
     """Say which meter is not live, why, and what is assumed in its place."""
     return f'"{state.meter.name}" {_fault(state)}: {_assumption(state, failsafe_available_kw)}.'
@@ -184,7 +182,7 @@ def _fault(state: MeterState) -> str:
 
 
 def _assumption(state: MeterState, failsafe_available_kw: float) -> str:
-    if state.meter.meter_type == "solar":
+    if state.meter.meter_type in PRODUCING_TYPES:
         production_kw = _production_kw(state)
         if production_kw < 0.0:
             return f"it counts as {production_kw:g} kW, its last power"

@@ -7,7 +7,8 @@ Names end in base units (Prometheus, "Metric and label naming"): power in watts,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -18,11 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
@@ -135,18 +132,6 @@ _LIVE_VALUES: tuple[tuple[str, str, float], ...] = (
 """Metric, quantity, and base units in one of the quantity's unit."""
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What is shown to who watches: the alerts that hold, and the WebSocket clients.
-
-    closed_slow: clients closed because they took nothing, since the start.
-    """
-
-    alerts: Sequence[Alert]
-    clients: int
-    closed_slow: int
-
-
 class Metrics:
     """The service's metrics. `polled`, `ticked`, `left_out` and `keep` on the cycle's thread."""
 
@@ -154,7 +139,7 @@ class Metrics:
         disable_created_metrics()  # a second series for each counter, which nobody asks for
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_SnapshotCollector(snapshot))
+        self._registry.register(_Collector(lambda: _of_snapshot(snapshot())))
         self._polls = self._make_counter("dlm_polls")
         self._overruns = self._make_counter("dlm_poll_overruns")
         self._skips = self._make_counter("dlm_poll_skips")
@@ -166,11 +151,19 @@ class Metrics:
 
     def add_keeping(self, keeping: Callable[[], Keeping]) -> None:
         """Tell of the journal and the sinks too. Once."""
-        self._registry.register(_KeepingCollector(keeping))
+        self._registry.register(_Collector(lambda: _of_keeping(keeping())))
 
-    def add_outlook(self, outlook: Callable[[], Outlook]) -> None:
-        """Tell of the alerts and the WebSocket clients too. Once."""
-        self._registry.register(_OutlookCollector(outlook))
+    def add_outlook(
+        self,
+        alerts: Callable[[], Iterable[Alert]],
+        clients: Callable[[], int],
+        closed_slow: Callable[[], int],
+    ) -> None:
+        """Tell of the alerts that hold and of the WebSocket clients too. Once.
+
+        closed_slow: clients closed because they took nothing, since the start.
+        """
+        self._registry.register(_Collector(lambda: _of_outlook(alerts(), clients(), closed_slow())))
 
     def keep(self, meters: Iterable[Meter]) -> None:
         """Take over the meters that are polled: series of meters and lines that are gone end."""
@@ -229,87 +222,58 @@ class Metrics:
         return Histogram(row.name, row.help, row.labels, registry=self._registry, buckets=buckets)
 
 
-class _SnapshotCollector(Collector):
-    """Meters, load and lines as the latest snapshot has them."""
+class _Collector(Collector):
+    """What a function makes anew at each scrape."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
 
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._snapshot()
-        families = {
-            row.name: _family(row)
-            for row in METRICS
-            if row.name.startswith(("dlm_meter_", "dlm_load_", "dlm_line_"))
-        }
-        for state in snapshot.meters.values():
-            _add_meter(families, state, snapshot.mono_s)
-        _add_load(families, snapshot)
-        for line in snapshot.lines:
-            families["dlm_line_up"].add_metric([line.name], float(line.connected))
-            families["dlm_line_opens"].add_metric([line.name], float(line.opened))
-            if line.heard is not None:
-                _add_messages(families["dlm_line_messages"], line.name, line.heard)
-        yield from families.values()
+    def collect(self) -> Iterable[Metric]:
+        return self._families()
 
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-
-class _KeepingCollector(Collector):
-    """The journal and the sinks as they are now."""
-
-    def __init__(self, keeping: Callable[[], Keeping]) -> None:
-        self._keeping = keeping
-
-    def collect(self) -> Iterator[Metric]:
-        keeping = self._keeping()
-        families = {
-            row.name: _family(row)
-            for row in METRICS
-            if row.name.startswith(("dlm_journal_", "dlm_sink_"))
-        }
-        if keeping.journal is not None:
-            _add_journal(families, keeping.journal)
-        for sink in keeping.sinks:
-            _add_sink(families, sink)
-        yield from families.values()
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-
-class _OutlookCollector(Collector):
-    """Alerts and WebSocket clients as they are now."""
-
-    def __init__(self, outlook: Callable[[], Outlook]) -> None:
-        self._outlook = outlook
-
-    def collect(self) -> Iterator[Metric]:
-        outlook = self._outlook()
-        alerts = _family(_ROWS["dlm_alerts_active"])
-        for severity in SEVERITIES:
-            count = sum(alert.severity == severity for alert in outlook.alerts)
-            alerts.add_metric([severity], float(count))
-        yield alerts
-        for name, value in (
-            ("dlm_live_clients", outlook.clients),
-            ("dlm_live_closed_slow", outlook.closed_slow),
-        ):
-            family = _family(_ROWS[name])
-            family.add_metric((), float(value))
-            yield family
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
+    def describe(self) -> Iterable[Metric]:
+        return ()
 
 
 _Family = GaugeMetricFamily | CounterMetricFamily
 
 
-def _family(row: MetricRow) -> _Family:
-    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-    return kind(row.name, row.help, labels=row.labels)
+def _families(*prefixes: str) -> dict[str, _Family]:
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    rows = (row for row in METRICS if row.name.startswith(prefixes))
+    return {row.name: kinds[row.kind](row.name, row.help, labels=row.labels) for row in rows}
+
+
+def _of_snapshot(snapshot: Snapshot) -> Iterable[Metric]:
+    families = _families("dlm_meter_", "dlm_load_", "dlm_line_")
+    for state in snapshot.meters.values():
+        _add_meter(families, state, snapshot.mono_s)
+    _add_load(families, snapshot)
+    for line in snapshot.lines:
+        families["dlm_line_up"].add_metric([line.name], float(line.connected))
+        families["dlm_line_opens"].add_metric([line.name], float(line.opened))
+        if line.heard is not None:
+            _add_messages(families["dlm_line_messages"], line.name, line.heard)
+    return families.values()
+
+
+def _of_keeping(keeping: Keeping) -> Iterable[Metric]:
+    families = _families("dlm_journal_", "dlm_sink_")
+    if keeping.journal is not None:
+        _add_journal(families, keeping.journal)
+    for sink in keeping.sinks:
+        _add_sink(families, sink)
+    return families.values()
+
+
+def _of_outlook(alerts: Iterable[Alert], clients: int, closed_slow: int) -> Iterable[Metric]:
+    families = _families("dlm_alerts_", "dlm_live_")
+    counts = Counts(alert.severity for alert in alerts)
+    for severity in SEVERITIES:
+        families["dlm_alerts_active"].add_metric([severity], float(counts[severity]))
+    families["dlm_live_clients"].add_metric((), float(clients))
+    families["dlm_live_closed_slow"].add_metric((), float(closed_slow))
+    return families.values()
 
 
 def _meter_labels(meter: Meter) -> tuple[str, ...]:

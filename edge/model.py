@@ -51,9 +51,19 @@ QUANTITIES: tuple[Quantity, ...] = (
 )
 QUANTITY_NAMES: tuple[str, ...] = tuple(quantity.name for quantity in QUANTITIES)
 
+
+def rounded(value: float) -> float:
+    """Round float noise away, to 6 decimals; adding 0.0 turns -0.0 into 0.0."""
+    return round(value, 6) + 0.0
+
+
 METER_TYPES: tuple[str, ...] = ("grid", "building", "solar", "zone")
 CONSUMING_TYPES = frozenset({"grid", "building"})
 """Meter types that are subtracted from the available capacity."""
+PRODUCING_TYPES = frozenset({"solar"})
+"""Those that are added to it."""
+COUNTED_TYPES = CONSUMING_TYPES | PRODUCING_TYPES
+"""Those that have a part in it; the others inform."""
 
 
 class Status(str, Enum):

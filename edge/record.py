@@ -53,6 +53,20 @@ class Chunk:
         return len(self.seqs)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A time in which a meter was recorded as one series: from its first to its last reading.
+
+    covered_ms: None where these two are known. Once readings are deleted, only an hour or a day is
+    known, somewhere in which they were, and how much of it was covered.
+    """
+
+    series: Series
+    from_ms: int
+    to_ms: int
+    covered_ms: int | None = None
+
+
 class Resolution(str, Enum):
     """What a history can be asked for; the value is its word in requests."""
 
@@ -111,7 +125,8 @@ class JournalState:
     write-ahead log. written_bytes: what the writer wrote to the disk since the start, in pages of
     the system; None where the system does not tell. slow_syncs: commits that took more than 1 s.
     oldest_unix_ms: of the oldest raw reading; None when there is none. notices: what was found at
-    the start or set aside since, one sentence each.
+    the start or set aside since, one sentence each. clock_fault: why the wall clock is not
+    believed, one sentence, or None.
     """
 
     recording: bool = False
@@ -126,6 +141,7 @@ class JournalState:
     last_seq: int = 0
     oldest_unix_ms: int | None = None
     notices: tuple[str, ...] = ()
+    clock_fault: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from edge.reach import parse_network
-from edge.structure import between, host, key, one_of, shown, text
+from edge.checks import between, host, is_address, one_of, text
+from edge.reach import Reach, parse_network
+from edge.structure import key, shown
 
 
 def _site_id(value: str) -> None:
@@ -74,6 +75,17 @@ def _networks(value: Any) -> None:
         raise ValueError("; ".join(faults))
 
 
+def _host_names(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError('must be a list of names like ["dlm.example.com"]')
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", name) and not is_address(name):
+            raise ValueError(
+                f"must hold bare names like dlm.example.com, without scheme and port, not "
+                f"{shown(name)}"
+            )
+
+
 @attrs.frozen
 class SiteConfig:
     """The place that is measured."""
@@ -88,11 +100,12 @@ class SiteConfig:
 
 @attrs.frozen
 class ApiConfig:
-    """The REST API's door."""
+    """The REST API's door. allowed_hosts: a list of names in text."""
 
     host: str = key("127.0.0.1", check=text(255))
     port: int = key(3000, check=between(0, 65535))
     allow_unauthenticated: bool = key(False)
+    allowed_hosts: Any = key(attrs.Factory(list), check=_host_names)
     max_connections: int = key(64, check=between(2, 1000))
     max_ws_clients: int = key(32, check=between(0, 1000))
     metrics_public: bool | None = key(None)
@@ -110,6 +123,11 @@ class SecurityConfig:
     """What meters may reach. allowed_networks: a list of networks in text, or None for any."""
 
     allowed_networks: Any = key(None, check=_networks)
+
+    @property
+    def reach(self) -> Reach:
+        """Where meters may be."""
+        return Reach.of(self.allowed_networks)
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 `render` gives them, which mypy holds, and the API's description is made of them: what stands in
 `Annotated` is said there, too: a text is a unit or a remark, an Enum lists the words that there
-are, and Says is JSON Schema.
+are, and Schema is a piece of JSON Schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge.record import EnergySource
 
 
 @dataclass(frozen=True, eq=False)
-class Says:
+class Schema:
     """What JSON Schema can say of a type."""
 
     schema: Mapping[str, Any]
@@ -32,8 +32,8 @@ Kvar = Annotated[float, "kvar"]
 Kva = Annotated[float, "kVA"]
 Seconds = Annotated[float, "s"]
 Milliseconds = Annotated[float, "ms"]
-Time = Annotated[str, Says({"format": "date-time"})]
-Count = Annotated[int, Says({"minimum": 0})]
+Time = Annotated[str, Schema({"format": "date-time"})]
+Count = Annotated[int, Schema({"minimum": 0})]
 
 
 class Values(TypedDict):
@@ -117,7 +117,7 @@ class LoadStatus(TypedDict):
     gridCapacity: Kw
     pvProduction: Kw
     buildingConsumption: Kw | None
-    availableCapacity: Annotated[float, "kW, never negative", Says({"minimum": 0})]
+    availableCapacity: Annotated[float, "kW, never negative", Schema({"minimum": 0})]
     overload: Annotated[float | None, "kW by which the grid capacity is exceeded"]
     timestamp: Time
     quality: Annotated[str, LoadQuality]
@@ -131,7 +131,7 @@ class RecordedReading(AllValues):
     """A reading that was recorded."""
 
     timestamp: Time
-    quality: Annotated[str, Says({"enum": [Quality.GOOD.value, Quality.SUSPECT.value]})]
+    quality: Annotated[str, Schema({"enum": [Quality.GOOD.value, Quality.SUSPECT.value]})]
 
 
 class RecordedRollup(TypedDict):
@@ -148,7 +148,7 @@ class RecordedRollup(TypedDict):
     exportedEnergy: Kwh | None
     samples: Count
     coverage: Annotated[
-        float, "share of the time with live data", Says({"minimum": 0, "maximum": 1})
+        float, "share of the time with live data", Schema({"minimum": 0, "maximum": 1})
     ]
 
 
@@ -171,12 +171,12 @@ class Alert(TypedDict):
 
     id: str
     kind: Annotated[str, "for programs, such as `meter_offline`"]
-    severity: Annotated[str, Says({"enum": ["critical", "warning", "info"]})]
+    severity: Annotated[str, Schema({"enum": ["critical", "warning", "info"]})]
     message: Annotated[str, "one sentence that says what to do"]
     meterId: str | None
     meterName: str | None
     since: Time
-    until: Annotated[str | None, "null while it holds", Says({"format": "date-time"})]
+    until: Annotated[str | None, "null while it holds", Schema({"format": "date-time"})]
 
 
 _Begin = TypedDict("_Begin", {"from": Time})
@@ -229,7 +229,7 @@ class Energy(TypedDict):
     """Energy by hours or days: of the site, and of each meter."""
 
     start: Annotated[list[str], "when each hour or day begins"]
-    end: Annotated[str, "when the last one ends", Says({"format": "date-time"})]
+    end: Annotated[str, "when the last one ends", Schema({"format": "date-time"})]
     site: SiteEnergy
     peak: Peak
     meters: list[MeterEnergy]
@@ -315,6 +315,18 @@ class TemplateDetails(Template):
     serial: Annotated[dict[str, Any], "the model's settings of a serial line"]
 
 
+# --- Who asks ------------------------------------------------------------------------------------
+
+
+class SessionInfo(TypedDict):
+    """Whether a token is needed, and who asks."""
+
+    required: bool
+    name: Annotated[str | None, "of the token"]
+    role: Annotated[str, Schema({"enum": ["reader", "admin"]})] | None
+    csrfToken: Annotated[str | None, "goes into X-CSRF-Token with each change by cookie"]
+
+
 # --- The service itself --------------------------------------------------------------------------
 
 
@@ -366,7 +378,7 @@ class Line(Heard):
     name: str
     connected: bool
     lastError: str | None
-    opened: Annotated[int, "how often it was opened", Says({"minimum": 0})]
+    opened: Annotated[int, "how often it was opened", Schema({"minimum": 0})]
 
 
 class Journal(TypedDict):
@@ -413,7 +425,7 @@ class System(About):
 class State(TypedDict):
     """What a probe of a supervisor wants to know."""
 
-    status: Annotated[str, Says({"enum": ["alive", "ready"]})]
+    status: Annotated[str, Schema({"enum": ["alive", "ready"]})]
 
 
 class Detail(TypedDict):
@@ -426,7 +438,7 @@ class Detail(TypedDict):
 class Failure(TypedDict):
     """The one shape of every failure."""
 
-    success: Annotated[bool, Says({"const": False})]
+    success: Annotated[bool, Schema({"const": False})]
     error: Annotated[str, "one sentence that says what to do"]
     code: Annotated[str, "for programs"]
     details: list[Detail]

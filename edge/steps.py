@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, repeat
 from operator import mul, sub
 
+from edge.model import rounded
 from edge.record import Chunk
+from edge.times import HOUR_MS
+
+LONGEST_HELD_MS = 3 * HOUR_MS
+"""However long a reading is live: so far before the first step is looked for one that holds."""
 
 _LARGEST_KW = 1e12
 """No power is larger; beyond it a number is noise, and sums could overflow."""
-_LONGEST_PAUSE_MS = 2 * 3_600_000
+_LONGEST_PAUSE_MS = 2 * HOUR_MS
 """Where the clock was put back two eras run side by side; one that pauses for longer is over."""
 
 
@@ -42,7 +47,7 @@ class Step:
     @property
     def mean_kw(self) -> float | None:
         """Mean over the time that is known, to 6 decimals; None where none is."""
-        return round(self.kw_ms / self.weight_ms, 6) + 0.0 if self.weight_ms else None
+        return rounded(self.kw_ms / self.weight_ms) if self.weight_ms else None
 
 
 @dataclass(frozen=True)

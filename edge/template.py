@@ -26,19 +26,17 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from edge.checks import between, one_of, text
 from edge.errors import Fault, Faulty
 from edge.model import METER_TYPES
 from edge.structure import (
     Check,
-    between,
     camel_case,
     key,
     merge_patch,
-    one_of,
     shown,
     structure,
     structure_sound,
-    text,
     unknown_keys,
 )
 

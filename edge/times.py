@@ -9,6 +9,7 @@ from functools import lru_cache
 from edge.structure import shown
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 YEAR_10000_MS = 253_402_300_800_000
 """The first unix ms that RFC 3339 has no words for."""
 

@@ -1,9 +1,16 @@
-"""Meters, readings and results for tests, with everything that does not matter filled in."""
+"""Meters, readings, clocks and the like for tests, without what does not matter there."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from edge.clock import Clock
 from edge.meterspec import References, parse_meter
@@ -60,6 +67,41 @@ def a_failure(
 ) -> PollResult:
     """A poll that gave nothing."""
     return PollResult(meter, None, error, end, failed=True, duration_s=1.0)
+
+
+def cheap_scrypts(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Let a hash of a token cost next to nothing; the salts of those that were made."""
+    salts: list[bytes] = []
+
+    def cheap(password: bytes, *, salt: bytes, **_: Any) -> bytes:
+        salts.append(salt)
+        return hashlib.sha256(salt + password).digest()
+
+    monkeypatch.setattr(hashlib, "scrypt", cheap)
+    return salts
+
+
+@contextmanager
+def modes_when_written(holding: bytes = b"") -> Iterator[list[int]]:
+    """The permissions of files at the moment that something is written to them, without a umask.
+
+    holding: what is looked for in what is written.
+    """
+    modes: list[int] = []
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if holding in bytes(data):
+            modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        return real(fd, data)
+
+    before = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "write", write)
+            yield modes
+    finally:
+        os.umask(before)
 
 
 class FakeClock(Clock):

@@ -17,8 +17,8 @@ from schemathesis import GenerationMode
 from schemathesis.core.failures import AcceptedNegativeData, ServerError
 from schemathesis.openapi.checks import IgnoredAuth
 
+from edge.checks import host
 from edge.meterspec.http import parse_http
-from edge.structure import host
 
 _KNOWN = json.loads(os.environ.get("DLM_FUZZ", '{"port": 1, "ids": []}'))
 """port: where nobody listens. ids: of meters that there are."""

@@ -209,15 +209,15 @@ def test_a_clock_that_is_not_set() -> None:
     for _ in range(40):
         wall.settle()
         clock.turn(10.0)
-    notices = [wall.notice(held_back) for held_back in (1, 2)]
-    messages = set()
-    for notice in notices:
-        assert notice is not None
-        keeping = Keeping(JournalState(notices=("readings.db was set aside.", notice)))
-        messages.add(found(a_snapshot(a_state()), keeping)["clock_not_set"].message)
-    (message,) = messages
+    keeping = Keeping(JournalState(clock_fault=wall.fault()))
+    message = found(a_snapshot(a_state()), keeping)["clock_not_set"].message
     assert message.startswith("The clock is not known to be set; set it, or")
     assert message.endswith("time server.")
+
+
+def test_what_else_the_journal_says_of_the_clock_is_no_alert() -> None:
+    ahead = JournalState(notices=("The clock is 3 days ahead of the time that was recorded.",))
+    assert found(a_snapshot(a_state()), Keeping(ahead)) == {}
 
 
 def test_sinks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import stat
@@ -18,6 +17,7 @@ from edge.api.tls import make_context
 from edge.clock import Clock
 from edge.config import load_config
 from edge.drivers.credentials import tls_context
+from tests.building import modes_when_written
 from tests.peers import need_program
 
 
@@ -130,23 +130,10 @@ def test_it_stands_in_the_state_folder_where_nothing_else_is_said(tmp_path: Path
 
 
 def test_the_key_is_for_the_owner_alone_from_its_first_byte(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
 ) -> None:
-    seen = []
-    real = os.write
-
-    def write(fd: int, data: bytes) -> int:
-        if b"PRIVATE KEY" in bytes(data):
-            seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
-        return real(fd, data)
-
-    before = os.umask(0)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", write)
-            assert cert(folder) == 0
-    finally:
-        os.umask(before)
+    with modes_when_written(holding=b"PRIVATE KEY") as seen:
+        assert cert(folder) == 0
     assert seen == [0o600]
     assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / "cert.pem").stat().st_mode) == 0o644

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from edge.clock import Clock
-from edge.tokens import Role, Tokens
+from edge.tokenfile import Role
+from edge.tokens import Tokens
 from tests.http_peer import http_peer
 from tests.modbus_peer import sound_peer
 from tests.peers import fail, free_port

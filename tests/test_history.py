@@ -24,6 +24,7 @@ from edge.api import Request, Response
 from edge.api.dispatch import refusal
 from edge.api.history import STREAMS, HistoryAnswers
 from edge.api.question import parse_query
+from edge.api.readers import Readers
 from edge.api.server import ApiServer
 from edge.errors import JournalError, RequestError
 from edge.journal.history import History
@@ -451,7 +452,7 @@ class Site:
 
 @pytest.fixture
 def site(journal: WrittenJournal) -> Iterator[Site]:
-    with Site(HistoryAnswers(journal.path)) as served:
+    with Site(HistoryAnswers(Readers(journal.path))) as served:
         yield served
 
 
@@ -620,7 +621,7 @@ def test_no_query_is_a_bug(text: str, key: str) -> None:
 def test_who_is_known(journal: WrittenJournal) -> None:
     journal.add_tail([(a_series("meter_gone"), (1, START_MS, {"power": 1.0}))])
     registered = a_meter(communication={"host": "h", "registers": {"power": 0, "powerL1": 2}})
-    with Site(HistoryAnswers(journal.path), [registered]) as site:
+    with Site(HistoryAnswers(Readers(journal.path)), [registered]) as site:
         assert site.get(meter_id="meter_gone")[1]["count"] == 1
         assert site.get(meter_id=registered.id)[1]["count"] == 0
         status, answer = site.get(meter_id="meter_never")
@@ -646,7 +647,7 @@ def test_a_link_can_ask_for_csv(query: dict[str, str], accept: str, as_csv: bool
 @pytest.mark.parametrize("accept", ["text/csv", "application/json"])
 def test_no_journal_is_told(accept: str, tmp_path: Path) -> None:
     for path in (None, tmp_path / "journal.db"):
-        with Site(HistoryAnswers(path)) as site, site.open(accept=accept) as answer:
+        with Site(HistoryAnswers(Readers(path))) as site, site.open(accept=accept) as answer:
             failure = json.loads(answer.read())
             assert (answer.status, failure["code"]) == (503, "JOURNAL_UNAVAILABLE")
             assert failure["error"].endswith(".")
@@ -654,7 +655,7 @@ def test_no_journal_is_told(accept: str, tmp_path: Path) -> None:
 
 def test_only_a_few_are_served_at_a_time(journal: WrittenJournal) -> None:
     journal.add_block(a_series(), an_hour(0, 3600))
-    answers = HistoryAnswers(journal.path)
+    answers = HistoryAnswers(Readers(journal.path))
     request = Request("GET", "/", {}, {"accept": "text/csv"}, b"")
     open_ = [answers.answer(request, "meter_1", None, NOW_MS) for _ in range(STREAMS)]
     with pytest.raises(RequestError) as raised:
@@ -693,7 +694,7 @@ def test_a_long_answer_never_holds_the_interpreter_for_long(journal: WrittenJour
             time.sleep(max(0.0, due_s - time.monotonic()))
             lateness_s.append(time.monotonic() - due_s)
 
-    with Site(HistoryAnswers(journal.path)) as site:
+    with Site(HistoryAnswers(Readers(journal.path))) as site:
         ticking = threading.Thread(target=tick)
         ticking.start()
         rows = site.csv(f"from=0&to={NOW_MS * 2}")

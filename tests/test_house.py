@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "edge"
 
 FLOORS = {
-    "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "times": 0,
-    "clock": 0,
+    "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "checks": 0,
+    "times": 0, "clock": 0,
     "settings": 1, "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1,
     "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
     "render": 1, "era": 1, "block": 1, "batch": 1, "counter": 1, "rollup": 1, "csvtable": 1,
     "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1, "reach": 1, "alerts": 1,
     "steps": 1, "analytics": 1, "shapes": 1,
-    "atomic": 2, "tokens": 2, "alarms": 2, "library": 2, "image": 2, "registry": 2, "journal": 2,
-    "metrics": 2, "logs": 2,
+    "atomic": 2, "tokenfile": 2, "tokens": 2, "alertlog": 2, "library": 2, "image": 2,
+    "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
     "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
     "line": 4, "backlog": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
     "app": 5, "commands": 5, "__main__": 5,
@@ -31,6 +31,7 @@ FLOORS = {
 
 NEIGHBOURS = {
     ("structure", "errors"),  # a document's faults
+    ("checks", "structure"),  # how a value that is wrong is shown
     ("times", "structure"),  # how a text that is wrong is shown
     ("config", "settings"),  # what can be set
     ("settings", "reach"),  # what a network is
@@ -62,7 +63,9 @@ NEIGHBOURS = {
     ("render", "alerts"),
     ("render", "shapes"),  # what its documents are made of
     ("registry", "atomic"),
+    ("tokenfile", "atomic"),
     ("tokens", "atomic"),
+    ("tokens", "tokenfile"),
     ("sinks", "drivers"),  # the connection to a broker is one and the same, and so are secrets
     ("uplink", "backlog"),  # what it sends when nothing is new
     ("keeper", "uplink"),  # one for each sink
@@ -118,6 +121,7 @@ TESTED_BY = {
     "record": "journal",
     "settings": "config",
     "atomic": "registry",
+    "tokenfile": "tokens",
     "shapes": "openapi",
     "steps": "analytics",
     "api/__init__": "routes",
@@ -126,15 +130,18 @@ TESTED_BY = {
     "api/connection": "server",
     "api/dispatch": "routes",
     "api/connections": "server",
-    "api/description": "openapi",
+    "api/documents": "routes",
     "api/history": "history",
     "api/hours": "analytics",
+    "api/query": "history",
     "api/question": "history",
     "api/readers": "history",
+    "api/refusals": "openapi",
     "api/route": "routes",
     "api/schemas": "openapi",
     "api/sessions": "door",
     "api/topics": "live",
+    "api/viewer": "live",
     "api/http1": "server",
     "commands/cert": "cert",
     "commands/export": "transfer",

@@ -937,7 +937,13 @@ def test_an_answer_that_repeats_a_secret_is_neither_shown_nor_used(
         "target": "/api?token=abc%2Fdef%2B0123456789",
         "fields": (Field("power", f"starts_with(h, '{PASSWORD[0]}') && `1` || `2`"),),
     }
-    for more in (changes, {**changes, "fields": BY_NAME}):
+    posted = {
+        **changes,
+        "method": "POST",
+        "target": "/",
+        "body": f'{{"token": "{TOKEN}"}}'.encode(),
+    }
+    for more in (changes, {**changes, "fields": BY_NAME}, posted):
         error = ask.error(**more)
         probe = ask.probe(**more)
         assert isinstance(error, BadReply)
@@ -961,6 +967,9 @@ def test_what_may_be_a_secret_is_not_shown_but_read(serve: Serve) -> None:
         {"headers": (("X-Serial", "SN-481-516"),)},
         {"target": "/api?id=0123456789abcdef"},
         {"target": "/api?key=main"},
+        {"method": "POST", "body": b'{"login": {"password": "SN-481-516"}}'},
+        {"method": "POST", "body": b"user=me&password=SN-481-516"},
+        {"method": "POST", "body": b"login me with password SN-481-516"},
     ):
         probe = ask.probe(**changes)
         assert probe.outcome is not None

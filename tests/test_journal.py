@@ -364,6 +364,7 @@ def test_what_stays_while_the_clock_is_ahead_is_told_once(
     bench.run(3 * 3600)
     (notice,) = bench.writer.state.notices
     assert "99 days ahead" in notice
+    assert bench.writer.state.clock_fault is None, "it is believed"
     assert caplog.text.count("days ahead") == 1
     bench.clock.now_unix_ms -= 100 * DAY_MS
     bench.run(2 * 3600)
@@ -594,14 +595,18 @@ def test_readings_that_are_kept_back_are_told(
     bench = Bench(tmp_path, clock=HandClock(20.0, 20_000), synchronised=False)
     bench.run(300)
     assert not bench.writer.state.notices
+    assert bench.writer.state.clock_fault is None
     bench.run(600)
     (notice,) = bench.writer.state.notices
-    assert "is not known to be set" in notice
+    assert bench.writer.state.clock_fault is not None
+    assert "is not known to be set" in bench.writer.state.clock_fault
+    assert notice.startswith(bench.writer.state.clock_fault)
     assert "15 readings are kept back" in notice
     assert caplog.text.count("is not known to be set") == 1
     bench.synchronised = True
     bench.run(60)
     assert bench.writer.state.notices == ()
+    assert bench.writer.state.clock_fault is None
     bench.writer.close()
 
 

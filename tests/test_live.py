@@ -27,9 +27,10 @@ from edge import render
 from edge.alerts import Alert
 from edge.api import Request, Response
 from edge.api.dispatch import ALIVE_WITHIN_S, refusal
-from edge.api.live import LOAD_EVERY_S, PING_AFTER_S, SLOW_AFTER_S, WHOLE_EVERY_S, Live
+from edge.api.live import LOAD_EVERY_S, Live
 from edge.api.server import ApiServer
-from edge.api.topics import Topic, Wish, changes, parse_wish
+from edge.api.topics import Subscription, Topic, changes, parse_subscription
+from edge.api.viewer import PING_AFTER_S, SLOW_AFTER_S, WHOLE_EVERY_S
 from edge.errors import RequestError
 from edge.model import LoadQuality, LoadStatus, MeterState, Snapshot, Status
 from tests.brokers import Certificates, make_certificates
@@ -335,8 +336,8 @@ def test_everyone_is_told_the_same_bytes_that_are_made_once(
 
 
 def test_a_client_is_told_what_it_asked_for(site: Site) -> None:
-    wish = f"?types=meter_reading,alert&meters={site.ids[1]}"
-    with site.client(wish) as client:
+    query = f"?types=meter_reading,alert&meters={site.ids[1]}"
+    with site.client(query) as client:
         message = told(client)
         assert [meter["id"] for meter in message["data"]["meters"]] == [site.ids[1]]
         site.read(0, 1.0)
@@ -352,11 +353,12 @@ def asking(**query: str) -> Request:
     return Request("GET", "/ws", query, HANDSHAKE, b"")
 
 
-def test_without_a_wish_everything_is_wanted() -> None:
-    assert parse_wish(asking()) == parse_wish(asking(types="", meters="")) == Wish()
-    assert parse_wish(asking(meters="a,b")).meters == frozenset("ab")
-    assert Wish().covers(Topic("meter_reading", "a", "a"))
-    assert not parse_wish(asking(types="alert")).covers(Topic("load_status"))
+def test_who_asks_for_nothing_gets_everything() -> None:
+    assert parse_subscription(asking()) == Subscription()
+    assert parse_subscription(asking(types="", meters="")) == Subscription()
+    assert parse_subscription(asking(meters="a,b")).meters == frozenset("ab")
+    assert Subscription().covers(Topic("meter_reading", "a", "a"))
+    assert not parse_subscription(asking(types="alert")).covers(Topic("load_status"))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +374,7 @@ def test_a_wish_that_is_not_understood_is_refused(
     query: dict[str, str], fields: list[str], said: str
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        parse_wish(asking(**query))
+        parse_subscription(asking(**query))
     assert refused.value.status == 400
     assert [fault.path for fault in refused.value.faults] == fields
     assert said in refused.value.faults[0].message
@@ -558,10 +560,10 @@ def test_publishing_takes_no_longer_because_nobody_reads(start: Callable[..., Si
                 site.read(meter, float(number))
             site.clock.turn(0.01)
             snapshot = Snapshot(1, site.clock.mono_s(), site.clock.unix_ms(), LOAD, site.states)
-            began_s = time.thread_time()
+            began_s = time.monotonic()
             site.live.publish(snapshot)
-            longest_s = max(longest_s, time.thread_time() - began_s)
-        assert longest_s < 0.01
+            longest_s = max(longest_s, time.monotonic() - began_s)
+        assert longest_s < 1.0  # it may be kept from the processor, but waits for nobody
         assert len(live_threads()) == 1
         wait_until(lambda: not http_clients(), what="the end of the clients' own threads")
 

@@ -913,12 +913,12 @@ def test_a_users_template_that_cannot_be_read_is_one_clear_fault() -> None:
     faults = (Fault("title", "is missing; give it"), Fault("maker", "is missing; give it"))
     library = References(Unreadable("/x/mine.toml", *faults))
     assert faults_of(with_template("mine", host="h"), library) == {
-        "communication.template": "cannot be used: /x/mine.toml: title: is missing; give it (and "
+        "communication.template": "cannot be used: mine.toml: title: is missing; give it (and "
         "1 more)"
     }
     library = References(Unreadable("", Fault("/x", "this folder cannot be read")))
     assert faults_of(with_template("mine", host="h"), library) == {
-        "communication.template": "cannot be used: /x: this folder cannot be read"
+        "communication.template": "cannot be used: x: this folder cannot be read"
     }
 
 

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edge.alerts import Alert
 from edge.load import load_status
-from edge.metrics import METRICS, Metrics, Outlook
+from edge.metrics import METRICS, Metrics
 from edge.model import LineState, MessageCounts, Meter, MeterState, PollEnd, Snapshot, Status
 from edge.record import JournalState, Keeping, SinkState
 from edge.schedule import LeftOut
@@ -43,15 +43,11 @@ KEEPING = Keeping(
 )
 
 
-OUTLOOK = Outlook(
-    [
-        Alert("alert_1", "overload", "critical", "Take less.", None, 0),
-        Alert("alert_2", "meter_offline", "warning", "Look at it.", "meter_a", 0),
-        Alert("alert_3", "meter_offline", "warning", "Look at it.", "meter_b", 0),
-    ],
-    clients=3,
-    closed_slow=7,
-)
+ALERTS = [
+    Alert("alert_1", "overload", "critical", "Take less.", None, 0),
+    Alert("alert_2", "meter_offline", "warning", "Look at it.", "meter_a", 0),
+    Alert("alert_3", "meter_offline", "warning", "Look at it.", "meter_b", 0),
+]
 
 
 def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapshot:
@@ -68,7 +64,7 @@ def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapsh
 def metrics_of(snapshot: Snapshot, keeping: Keeping = KEEPING) -> Metrics:
     metrics = Metrics(lambda: snapshot)
     metrics.add_keeping(lambda: keeping)
-    metrics.add_outlook(lambda: OUTLOOK)
+    metrics.add_outlook(lambda: ALERTS, clients=lambda: 3, closed_slow=lambda: 7)
     metrics.keep(state.meter for state in snapshot.meters.values())
     return metrics
 

@@ -17,18 +17,21 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 
 from edge import shapes
-from edge.api.description import REFUSALS
+from edge.api import Access, Response
 from edge.api.openapi import describe, refusals_of
-from edge.api.route import Access, Route
+from edge.api.refusals import REFUSALS
+from edge.api.route import Route
 from edge.api.routes import ROUTES
+from edge.checks import Rule, between, host, one_of, text
 from edge.errors import Faulty
 from edge.library import Library
 from edge.meterspec import PROTOCOLS, RegistrationKeys
 from edge.meterspec.modbus import RegisterKeys
 from edge.model import QUANTITIES
 from edge.render import ALWAYS_SHOWN, OUTWARD
-from edge.structure import Rule, between, camel_case, check_of, host, keys_of, one_of, text
+from edge.structure import camel_case, check_of, keys_of
 from edge.template import expand
+from edge.tokenfile import Role
 from tests.building import a_registration
 from tests.http_peer import http_peer
 from tests.modbus_peer import sound_peer
@@ -73,8 +76,10 @@ def test_every_call_says_what_it_is_for_what_it_gives_and_why_it_is_refused(rout
     operation = operation_of(route)
     assert operation["summary"] == route.summary
     assert operation["description"].endswith(".")
+    makes_response = get_type_hints(route.answer)["return"] is Response
+    assert route.gives is None or makes_response, "it would be said twice"
     gives_nothing = route.statuses == (101,)
-    assert (route.gives is not None or bool(route.media)) is not gives_nothing
+    assert (route.shape is not None or bool(route.media)) is not gives_nothing
     assert set(route.refuses) <= REFUSALS.keys()
     answers = operation["responses"]
     assert {str(status) for status in route.statuses} <= answers.keys()
@@ -133,6 +138,10 @@ def test_values_have_the_units_of_their_quantities() -> None:
     assert shapes.Values.__required_keys__ == set(map(outward, ALWAYS_SHOWN))
 
 
+def test_a_session_has_one_of_the_roles_that_there_are() -> None:
+    assert SCHEMAS["SessionInfo"]["properties"]["role"]["enum"] == [*Role, None]
+
+
 def outward(name: str) -> str:
     return OUTWARD.get(name, name)
 
@@ -161,7 +170,7 @@ def test_every_answer_of_the_running_service_is_as_described(tmp_path: Path) -> 
         calls = [
             (route, path)
             for route in ROUTES
-            if route.method == "GET" and route.gives is not None
+            if route.method == "GET" and route.shape is not None
             for path in (re.sub(r"\{(\w+)\}", lambda match: names[match[1]], route.path),)
         ]
         assert len(calls) > 10

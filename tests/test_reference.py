@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from edge.api.routes import ROUTES
-from tests.peers import need_program
+from tests.browser import LIGHT, LOOKS, Tab, chromium
 from tests.service import ROOT, Service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Not for the whole session: while it runs, this thread has a running event loop.
+    with chromium() as launched:
+        yield launched
 
 
 @pytest.fixture(scope="module")
@@ -21,30 +26,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def page(request: pytest.FixtureRequest, service: Service) -> Iterator[Page]:
-    """The page, loaded; whatever it complains of, or asks another host, fails the test.
-
-    Its parameter: `light` or `dark`.
-    """
-    scheme: Any = getattr(request, "param", "light")
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=need_program("chromium", "chromium"), args=["--no-sandbox"]
-        )
-        opened = browser.new_page(color_scheme=scheme)
-        opened.on("console", lambda message: complaints.append(message.text))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("request", lambda asked: complaints.extend(elsewhere(asked.url, service)))
-        opened.goto(f"{service.base_url}/api/docs")
-        expect(opened.locator("section")).to_have_count(len(ROUTES))
+def tab(request: pytest.FixtureRequest, browser: Browser, service: Service) -> Iterator[Tab]:
+    """A tab with the page, loaded. Its parameter: a Look."""
+    with Tab(browser, service.base_url, getattr(request, "param", LIGHT)) as opened:
+        expect(opened.go("/api/docs").locator("section")).to_have_count(len(ROUTES))
         yield opened
-        browser.close()
-    assert complaints == []
 
 
-def elsewhere(url: str, service: Service) -> list[str]:
-    return [] if url.startswith(f"{service.base_url}/") else [url]
+@pytest.fixture
+def page(tab: Tab) -> Page:
+    return tab.page
 
 
 def test_every_call_is_shown_and_can_be_found(page: Page) -> None:
@@ -66,23 +57,20 @@ def test_what_a_body_holds_opens_with_the_keyboard(page: Page) -> None:
     expect(section.get_by_text("unitId", exact=True).first).to_be_visible()
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-def test_it_has_no_barrier_and_fits_a_phone(page: Page) -> None:
-    page.locator("summary").first.click()
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    page.set_viewport_size({"width": 360, "height": 640})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+@pytest.mark.parametrize("tab", LOOKS, indirect=True, ids=lambda look: look.name)
+def test_what_is_opened_has_no_barrier_and_fits(tab: Tab) -> None:
+    tab.page.locator("summary").first.click()
+    assert tab.grave_findings() == []
+    width_px = tab.page.evaluate("document.documentElement.scrollWidth")
+    assert width_px <= tab.look.width_px
 
 
-def test_who_cannot_be_shown_it_is_told_what_to_do(service: Service) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=need_program("chromium", "chromium"), args=["--no-sandbox"]
-        )
-        page = browser.new_page()
+def test_who_cannot_be_shown_it_is_told_what_to_do(browser: Browser, service: Service) -> None:
+    complaints = ("status of 401", "net::ERR_FAILED")
+    with Tab(browser, service.base_url, complaints=complaints) as tab:
+        page = tab.page
         page.route("**/api/openapi.json", lambda route: route.fulfill(status=401))
-        page.goto(f"{service.base_url}/api/docs")
+        page.goto("/api/docs")
         expect(page.get_by_role("alert").get_by_role("link")).to_have_attribute("href", "/")
         page.unroute("**/api/openapi.json")
         page.route("**/api/openapi.json", lambda route: route.abort())
@@ -91,7 +79,6 @@ def test_who_cannot_be_shown_it_is_told_what_to_do(service: Service) -> None:
         page.unroute("**/api/openapi.json")
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("section")).to_have_count(len(ROUTES))
-        browser.close()
 
 
 def test_the_page_is_small() -> None:

@@ -651,6 +651,21 @@ def test_the_clock_counts_from_new_year() -> None:
     assert -1 <= site_clock()() - expected_s <= 61
 
 
+@pytest.mark.parametrize(("before_s", "after_s"), [(5.0, 1.8e9), (1.8e9, 5.0)])
+def test_a_clock_that_is_set_moves_no_counter(
+    before_s: float, after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board without a battery for its clock begins in 1970."""
+    monkeypatch.setattr(time, "time", lambda: before_s)
+    clock = site_clock()
+    began_s = clock()
+    assert 0 <= began_s < 366 * DAY_S
+    monkeypatch.setattr(time, "time", lambda: after_s)
+    assert began_s <= clock() < began_s + HOUR_S
+    for meter in DEMO:
+        encode(meter.model.quantities(clock()), meter.layout)
+
+
 # --- The demo and its command ----------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.api import Request, Response
+from edge.api import Access, Request, Response
 from edge.api.dispatch import find
-from edge.api.route import Access, Context
+from edge.api.route import Context
 from edge.api.static import FOLDER, StaticFiles, read_files
 from edge.errors import RequestError
 from edge.model import Snapshot
@@ -33,7 +33,9 @@ def get(path: str, headers: dict[str, str] | None = None) -> Response:
     assert route.needs is Access.PUBLIC
     assert route.always
     # Pages show nothing of the service, so it may be anything.
-    return route.answer(Context(Mock(), request, Mock(spec=Snapshot), values))
+    answer = route.answer(Context(Mock(), request, Mock(spec=Snapshot), values))
+    assert isinstance(answer, Response)
+    return answer
 
 
 def refusal_of(path: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import pytest
 from edge.api import Request, Stream
 from edge.api import history as history_module
 from edge.api.history import STREAMS, HistoryAnswers
+from edge.api.readers import Readers
 from edge.errors import DlmError, RequestError
 from tests.journals import START_MS, WrittenJournal, a_series
 from tests.peers import wait_until
@@ -22,7 +23,7 @@ def answers(tmp_path: Path) -> HistoryAnswers:
     with WrittenJournal(tmp_path) as journal:
         rows = [(seq, START_MS + 1000 * seq, {"power": 1.0}) for seq in range(1, ROWS + 1)]
         journal.add_block(a_series(), rows)
-        return HistoryAnswers(journal.path)
+        return HistoryAnswers(Readers(journal.path))
 
 
 def ask(answers: HistoryAnswers) -> Stream:

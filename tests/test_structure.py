@@ -10,21 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.checks import between, one_of, text
 from edge.errors import Fault, Faulty
 from edge.structure import (
-    between,
     camel_case,
-    host,
-    is_address,
     key,
     keys_of,
     merge_patch,
     nearest,
-    one_of,
     shown,
     structure,
     structure_sound,
-    text,
     unknown_keys,
 )
 
@@ -290,30 +286,6 @@ def test_of_any_table_of_tables_the_sound_part_can_be_had(spares: dict[str, Any]
 def test_a_secret_is_not_shown(value: object, message: str) -> None:
     assert fault_of(lock=value) == message
     assert "735" not in repr(structure(Bicycle, {"name": "x", "lock": "7357"}, camel_case))
-
-
-@pytest.mark.parametrize(
-    ("value", "address"),
-    [
-        ("192.168.1.2", True), ("::1", True), ("fe80::1%eth0", True),
-        ("meter", False), ("meter.local", False), ("_wago-1", False), ("3com", False),
-    ],
-)  # fmt: skip
-def test_a_host_is_a_name_or_an_address(value: str, address: bool) -> None:
-    host(value)
-    assert is_address(value) is address
-
-
-@pytest.mark.parametrize("value", ["", "10.1", "h:1", "http://h", "a b", "-h", "[::1]", "ä", "1."])
-def test_what_is_no_host(value: str) -> None:
-    with pytest.raises(ValueError, match="must be a bare host name or IP address like"):
-        host(value)
-
-
-def test_what_may_be_a_password_before_a_host_is_not_shown() -> None:
-    with pytest.raises(ValueError, match="the port goes into 'port'") as refused:
-        host("me:s3cret@h")
-    assert "s3cret" not in str(refused.value)
 
 
 def test_the_nearest_of_some_choices_ends_a_sentence() -> None:

@@ -20,10 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import tokens as tokens_module
+from edge import tokenfile
 from edge.__main__ import main
 from edge.errors import StateError
-from edge.tokens import LOCAL_FILE, LOCK_FILE, MAX_TOKENS, TOKENS_FILE, Role, Tokens, check_name
+from edge.tokenfile import LOCK_FILE, TOKENS_FILE, Role, check_name
+from edge.tokens import LOCAL_FILE, MAX_TOKENS, Tokens
+from tests.building import cheap_scrypts, modes_when_written
 from tests.service import ROOT
 
 NOW_MS = 1_760_956_200_000
@@ -33,14 +35,7 @@ NO_TOKEN = "dlm_00000000_" + "A" * 43
 @pytest.fixture
 def scrypts(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The salts of the hashes that were made, which cost next to nothing here."""
-    salts: list[bytes] = []
-
-    def cheap(password: bytes, *, salt: bytes, **_: Any) -> bytes:
-        salts.append(salt)
-        return hashlib.sha256(salt + password).digest()
-
-    monkeypatch.setattr(hashlib, "scrypt", cheap)
-    return salts
+    return cheap_scrypts(monkeypatch)
 
 
 @pytest.fixture
@@ -73,24 +68,12 @@ def test_a_token_is_stored_as_a_salted_hash_that_the_rfc_would_make(folder: Path
 
 
 def test_what_is_stored_is_for_the_owner_alone_from_its_first_byte(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, scrypts: list[bytes]
+    folder: Path, scrypts: list[bytes]
 ) -> None:
-    seen = []
-    real = os.write
-
-    def write(fd: int, data: bytes) -> int:
-        seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
-        return real(fd, data)
-
-    before = os.umask(0)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", write)
-            tokens = Tokens(folder)
-            tokens.add("anna", Role.ADMIN, NOW_MS)
-            tokens.issue_local()
-    finally:
-        os.umask(before)
+    with modes_when_written() as seen:
+        tokens = Tokens(folder)
+        tokens.add("anna", Role.ADMIN, NOW_MS)
+        tokens.issue_local()
     assert seen == [0o600, 0o600]
     assert mode(folder) == 0o700
     assert {file.name: mode(file) for file in folder.iterdir()} == {
@@ -138,7 +121,7 @@ def test_there_is_an_end_to_how_many(folder: Path, scrypts: list[bytes]) -> None
     tokens = Tokens(folder)
     for number in range(MAX_TOKENS):
         tokens.add(f"t{number}", Role.READER, NOW_MS)
-    with pytest.raises(StateError, match="the most there can be"):
+    with pytest.raises(StateError, match=r"remove one first \(`dlm-edge token list`\)"):
         tokens.add("more", Role.READER, NOW_MS)
     assert len(tokens.all()) == MAX_TOKENS
 
@@ -366,7 +349,9 @@ def test_a_file_that_went_away_lets_nobody_in_until_it_is_back(
     aside = (folder / TOKENS_FILE).rename(folder / "aside")
     assert tokens.verify(text) is None
     assert tokens.are_needed
-    assert "is gone" in tokens.fault
+    assert tokens.fault.endswith(
+        "is gone; put it back, or restart the service to begin without tokens."
+    )
     aside.rename(folder / TOKENS_FILE)
     assert tokens.verify(text) is not None
     assert not Tokens(folder / "other").are_needed
@@ -392,7 +377,9 @@ def test_what_is_no_file_lets_nobody_in(
     tokens = Tokens(folder)
     assert tokens.are_needed
     assert tokens.verify(text) is None
-    assert str(file) in tokens.fault
+    remedy = "let the service's account read it" if not folder.is_dir() else "put the file itself"
+    assert tokens.fault.startswith(str(file))
+    assert remedy in tokens.fault
 
 
 def test_a_file_that_cannot_be_read_for_a_while_lets_nobody_in_meanwhile(
@@ -462,7 +449,7 @@ def test_a_change_that_a_power_cut_may_undo_is_said_to_be_so(
     def fails(_: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(tokens_module, "sync_folder", fails)
+    monkeypatch.setattr(tokenfile, "sync_folder", fails)
     with pytest.raises(StateError, match="a power cut may undo that"):
         tokens.remove("anna")
     assert tokens.verify(text) is None
@@ -470,7 +457,8 @@ def test_a_change_that_a_power_cut_may_undo_is_said_to_be_so(
 
 def test_processes_that_add_at_once_lose_nothing(folder: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom edge.tokens import Role, Tokens\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from edge.tokenfile import Role\nfrom edge.tokens import Tokens\n"
         "for number in range(5):\n"
         f"    name = f'{{sys.argv[1]}}-{{number}}'\n"
         f"    Tokens(Path({str(folder)!r})).add(name, Role.READER, {NOW_MS})\n"

@@ -20,7 +20,7 @@ import pytest
 from edge.__main__ import main
 from edge.api import Request
 from edge.api.dispatch import refusal
-from edge.api.route import answer
+from edge.api.documents import answer
 from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.commands import export, imports
@@ -31,7 +31,8 @@ from edge.journal.history import History
 from edge.lineprotocol import points_of_chunk
 from edge.record import Resolution
 from edge.settings import Config
-from edge.tokens import LOCAL_FILE, Role, Tokens
+from edge.tokenfile import Role
+from edge.tokens import LOCAL_FILE, Tokens
 from tests.journals import HOUR_MS, START_MS, WrittenJournal, a_rollup, a_series, values_at
 from tests.peers import free_port
 from tests.service import Service

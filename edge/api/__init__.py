@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Protocol
 
-from edge.tokens import Role
+from edge.tokenfile import Role
+
+
+class Access(Enum):
+    """Who may make a call, where tokens are asked for."""
+
+    PUBLIC = auto()
+    """Everyone: it shows nothing of the site."""
+    METRICS = auto()
+    """Everyone where `api.metrics_public` says so, else as READER."""
+    READER = auto()
+    """Who has a token of either role."""
+    ADMIN = auto()
+    """Who has a token of the role `admin`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the name of the token, and what it permits."""
+    """Who asks: the name of the token, and what it permits.
+
+    name: empty where nobody is asked for a token, and whoever connects may do everything.
+    session: the cookie that vouches for it; empty where the token itself was sent.
+    """
 
     name: str
     role: Role
+    session: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +45,7 @@ class Request:
     characters; `*` for a request about the server as a whole (OPTIONS only). query: decoded; no
     key is given twice. headers: lower-case names; repeated fields joined with ", ". body: at most
     64 KiB; of media type application/json with POST, PUT and PATCH. peer: the client's address.
-    secure: it came over TLS. caller: who asks, where that was asked for.
+    secure: it came over TLS. caller: who asks; None where everyone may.
     """
 
     method: str

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from edge import render
-from edge.api import Request, Response
+from edge.api import Access, Request, Response
 from edge.api.calls import wants_openmetrics
-from edge.api.route import Access, Context, Route, Service
+from edge.api.documents import answer
+from edge.api.route import Context, Route, Service
 from edge.api.routes import ROUTES
 from edge.errors import RequestError, StateError
 from edge.model import Snapshot
@@ -52,10 +53,10 @@ class Api:
             self._require_cycle(snapshot)
         context = Context(self._service, request, snapshot, path)
         if not route.shared:
-            return route.answer(context)
+            return _response(route, context)
         # One thread renders and the others wait for it: sixty at once would starve the cycle.
         with self._render_lock:
-            response = self._ready(snapshot, request) or route.answer(context)
+            response = self._ready(snapshot, request) or _response(route, context)
             if self._shared[0] is not snapshot:
                 self._shared = (snapshot, {})
             self._shared[1][_shared_key(request)] = response
@@ -85,6 +86,12 @@ def refusal(error: RequestError) -> Response:
     """Put an error into the API's failure shape."""
     body = render.dump(render.failure(str(error), error.code, error.faults))
     return Response(error.status, body, headers=error.headers)
+
+
+def _response(route: Route, context: Context) -> Response:
+    """Make the call; a document becomes the `data` of a success."""
+    given = route.answer(context)
+    return given if isinstance(given, Response) else answer(given)
 
 
 def _shared_key(request: Request) -> _SharedKey:

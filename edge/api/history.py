@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from edge import csvtable, render, shapes
 from edge.api import Request, Response
@@ -25,8 +24,8 @@ from edge.journal.merge import cut
 from edge.model import QUANTITY_NAMES, Meter, Quality
 from edge.record import Chunk, Resolution, Rollup
 from edge.registry import meter_not_found
-from edge.steps import Grid, Step, steps
-from edge.times import HOUR_MS, timestamp
+from edge.steps import LONGEST_HELD_MS, Grid, Step, steps
+from edge.times import timestamp
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 STREAMS = 3
@@ -37,22 +36,15 @@ SLOW_AFTER_S = 10.0
 SLOW_BYTES_PER_S = 64 * 1024
 """Who takes less than this while we wait for it, for longer than that, makes room for another."""
 
-_PAGES = 2
-_LONGEST_HELD_MS = 3 * HOUR_MS
-"""However long a reading is live: so far before the first step is looked for one that holds."""
-
 
 class HistoryAnswers:
     """Answers requests for history from the journal's database. Any thread.
 
-    path: the journal's database; None when nothing is recorded. report_damage: told when SQLite
-    finds the database malformed.
+    readers: those who read the journal, of whom a short page is one.
     """
 
-    def __init__(
-        self, path: Path | None, report_damage: Callable[[str], None] | None = None
-    ) -> None:
-        self._readers = Readers(path, report_damage, _PAGES)
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
         self._streams = _Streams()
 
     def answer(self, request: Request, meter_id: str, meter: Meter | None, now_ms: int) -> Response:
@@ -189,7 +181,7 @@ def _steps(
     if after is not None:
         grid = grid.after(after[0])
     stales_ms = (one.stale_after_ms for one in history.series() if one.meter_id == meter_id)
-    held_ms = min(max(stales_ms, default=0), _LONGEST_HELD_MS)
+    held_ms = min(max(stales_ms, default=0), LONGEST_HELD_MS)
     chunks = history.raw(meter_id, grid.begin_ms - held_ms, grid.end_ms + held_ms)
     reduced = steps(rested(chunks), grid, now_ms)
     while group := list(islice(reduced, ROWS_PER_PIECE)):

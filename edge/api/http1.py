@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: heads to requests, answers to bytes, and who may ask. No socket here.
+"""HTTP/1.1 as bytes: heads to requests, answers to bytes. No socket here.
 
 Whatever is not exactly HTTP/1 is refused, since where the next request begins is then unknown.
 Source: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -19,7 +19,6 @@ from urllib.parse import parse_qsl, unquote
 
 from edge.api import Request, Response
 from edge.errors import RequestError
-from edge.settings import is_loopback
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_FIELDS = 64
@@ -36,7 +35,6 @@ _FIELD = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]*))(?::[0-9]*)?")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(.+)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -68,33 +66,14 @@ def parse_head(head: bytes) -> Head:
     Source: RFC 9112, 3 (request line), 5 (fields), 6 (length), 9.3 (persistence).
     """
     method, target, minor = parse_request_line(head)
-    lines = head.decode("latin-1").split("\r\n")[1:-2]
-    if len(lines) > MAX_FIELDS:
-        raise RequestError(431, "HEADERS_TOO_LARGE", f"Send at most {MAX_FIELDS} header fields.")
-    headers: dict[str, str] = {}
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise bad_request("A header field is malformed; send each as `Name: value` and CRLF")
-        name, value = field[1].lower(), field[2].rstrip(" \t")
-        # A joined Host or Content-Length is malformed, so these cannot be doubled below.
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-
+    headers = _parse_fields(head.decode("latin-1").split("\r\n")[1:-2])
     if "host" not in headers and minor:
         raise bad_request("A request of HTTP/1.1 needs a Host header")
-    path, query = target, ""
-    if target.startswith("/"):
-        path, _, query = target.partition("?")
-    elif absolute := _ABSOLUTE_FORM.fullmatch(target):
-        # RFC 9112, 3.2.2: the target's authority stands above the Host header.
-        headers["host"], path, query = absolute[1], absolute[2] or "/", (absolute[3] or "?")[1:]
-    elif target != "*" or method != "OPTIONS":
-        raise bad_request("The request target must be a path that begins with /")
-    if _host_name(headers.get("host", "")) is None:
+    authority, path, query = _parse_target(method, target)
+    if authority is not None:
+        headers["host"] = authority  # RFC 9112, 3.2.2: it stands above the Host header
+    if host_name(headers.get("host", "")) is None:
         raise bad_request("The Host header is malformed; send one host with an optional port")
-
-    if not minor or method == "HEAD":
-        headers.pop("upgrade", None)  # RFC 9110, 7.8 for HTTP/1.0; HEAD has an answer's head only
     if not minor or method == "HEAD":
         # RFC 9110, 7.8: HTTP/1.0 knows no upgrade; and a head alone cannot become another protocol.
         headers.pop("upgrade", None)
@@ -129,6 +108,33 @@ def parse_request_line(head: bytes | bytearray) -> tuple[str, str, int]:
     if line[3] != b"1":
         raise RequestError(505, "HTTP_VERSION_NOT_SUPPORTED", "Use HTTP/1.1 with this port.")
     return line[1].decode(), line[2].decode(), min(int(line[4]), 1)
+
+
+def _parse_fields(lines: Sequence[str]) -> dict[str, str]:
+    """Read header fields; names in lower case, repeated ones joined."""
+    if len(lines) > MAX_FIELDS:
+        raise RequestError(431, "HEADERS_TOO_LARGE", f"Send at most {MAX_FIELDS} header fields.")
+    headers: dict[str, str] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise bad_request("A header field is malformed; send each as `Name: value` and CRLF")
+        name, value = field[1].lower(), field[2].rstrip(" \t")
+        # A joined Host or Content-Length is malformed, so neither can be there twice.
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _parse_target(method: str, target: str) -> tuple[str | None, str, str]:
+    """Take a request target apart: authority, if it names one, path and query as they were sent."""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return None, path, query
+    if absolute := _ABSOLUTE_FORM.fullmatch(target):
+        return absolute[1], absolute[2] or "/", (absolute[3] or "?")[1:]
+    if target == "*" and method == "OPTIONS":
+        return None, target, ""
+    raise bad_request("The request target must be a path that begins with /")
 
 
 def _body_bytes(headers: Mapping[str, str]) -> int:
@@ -177,35 +183,6 @@ def bad_request(what: str) -> RequestError:
     return RequestError(400, "BAD_REQUEST", f"{what}.")
 
 
-# --- Who may ask ---------------------------------------------------------------------------------
-
-
-def refuse_foreign(request: Request, own_host: str) -> None:
-    """Refuse what a web page from elsewhere makes a browser on this machine send.
-
-    own_host: the configured host name or address of this service, which is bound to loopback.
-    A page that has its own name resolved to 127.0.0.1 (DNS rebinding) still says its name in
-    Host; one that posts across origins says where it is from in Origin, which may be `null`.
-    Raises RequestError 403.
-    """
-    host = request.headers.get("host")
-    if host is not None and not _is_local(host, own_host):
-        raise RequestError(
-            403,
-            "FOREIGN_HOST",
-            "This service answers on its own machine only; ask it as localhost or 127.0.0.1.",
-        )
-    origin = request.headers.get("origin")
-    if origin is not None and request.method not in ("GET", "OPTIONS"):
-        authority = _ORIGIN.fullmatch(origin.lower())
-        if authority is None or not _is_local(authority[1], own_host):
-            raise RequestError(
-                403,
-                "FOREIGN_ORIGIN",
-                "A web page from elsewhere may not change anything here; use a page of localhost.",
-            )
-
-
 def require_json(request: Request, body_bytes: int) -> None:
     """Refuse a body that is not declared as JSON; a browser sends no other without asking first.
 
@@ -219,12 +196,7 @@ def require_json(request: Request, body_bytes: int) -> None:
         )
 
 
-def _is_local(authority: str, own_host: str) -> bool:
-    name = _host_name(authority)
-    return name is not None and (name in ("localhost", own_host.lower()) or is_loopback(name))
-
-
-def _host_name(authority: str) -> str | None:
+def host_name(authority: str) -> str | None:
     """Give the host of `host[:port]` in lower case and without brackets; None if malformed."""
     match = _AUTHORITY.fullmatch(authority)
     return None if match is None else (match[1] or match[2]).lower()

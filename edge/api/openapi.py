@@ -1,29 +1,32 @@
 """The API's description as OpenAPI 3.1, made of the table of calls and the classes behind it.
 
-Nothing of a call is said here: what routes and validates it is what describes it.
+What routes and validates a call is what describes it. Here stands only what no call has of its own:
+what holds for all of them, what the values in paths are, and how one says who asks.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, get_origin
 
 from edge import __version__, shapes
-from edge.api.description import (
+from edge.api import Access
+from edge.api.http1 import JSON_TYPES
+from edge.api.refusals import (
     OF_A_BODY,
     OF_A_CHANGE,
     OF_A_CYCLE,
+    OF_A_QUERY,
     OF_AN_ADMIN,
     OF_ANY_CALL,
     PROVING,
     REFUSALS,
 )
-from edge.api.http1 import JSON_TYPES
-from edge.api.route import Access, Route
+from edge.api.route import Route
 from edge.api.schemas import Schemas
+from edge.api.sessions import COOKIE, SECURE_COOKIE
 from edge.structure import camel_case
 
 Json = dict[str, Any]
@@ -50,9 +53,9 @@ _SECURITY_SCHEMES = {
     "session": {
         "type": "apiKey",
         "in": "cookie",
-        "name": "dlm_session",
-        "description": "Set by POST /api/login; what changes something needs the header "
-        "`X-CSRF-Token`, too, with the `csrfToken` of GET /api/session.",
+        "name": COOKIE,
+        "description": f"Set by POST /api/login, over HTTPS as `{SECURE_COOKIE}`; what changes "
+        "something needs the header `X-CSRF-Token`, too, with the `csrfToken` of GET /api/session.",
     },
 }
 _JSON = "application/json"
@@ -76,7 +79,7 @@ def describe(routes: Sequence[Route]) -> Json:
             "operationId": _operation_id(route),
             "tags": [_tag(route)],
             "summary": route.summary,
-            "description": inspect.getdoc(route.answer),
+            "description": route.description,
             "security": _security(route),
             **_parameters(route),
             **_body(route, schemas),
@@ -98,6 +101,8 @@ def describe(routes: Sequence[Route]) -> Json:
 def refusals_of(route: Route) -> tuple[str, ...]:
     """The codes of all refusals that a call may meet with."""
     codes = [*OF_ANY_CALL, *route.refuses]
+    if route.query:
+        codes += OF_A_QUERY
     if route.method != "GET":
         codes += OF_A_CHANGE
     if route.takes is not None:
@@ -166,7 +171,7 @@ def _body(route: Route, schemas: Schemas) -> Json:
 
 def _answer(route: Route, status: int, schemas: Schemas) -> Json:
     content: Json = {media: {} for media in route.media}
-    if route.gives is not None:
+    if route.shape is not None:
         content[_JSON] = {"schema": _success(route, schemas)}
     without_body = status < 200 or status in (204, 304)
     said = {} if without_body or not content else {"content": content}
@@ -176,8 +181,8 @@ def _answer(route: Route, status: int, schemas: Schemas) -> Json:
 def _success(route: Route, schemas: Schemas) -> Json:
     """The shape of an answer around its `data`."""
     properties: Json = {"success": {"type": "boolean", "const": True}}
-    properties["data"] = schemas.of(route.gives)
-    if get_origin(route.gives) is list:
+    properties["data"] = schemas.of(route.shape)
+    if get_origin(route.shape) is list:
         properties["count"] = {"type": "integer", "minimum": 0}
     if route.paged:
         about = "`cursor` of the next page; null behind the last one"

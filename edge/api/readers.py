@@ -16,6 +16,8 @@ from typing import TypeVar
 from edge.errors import JournalError, RequestError
 from edge.journal.history import History
 
+TURNS = 2
+"""How many read at a time, of those who ask for a turn."""
 WAIT_S = 5.0
 """How long a request waits for its turn."""
 
@@ -34,15 +36,15 @@ class Readers:
     """Those who read the journal's database. Any thread.
 
     path: the database; None when nothing is recorded. report_damage: told when SQLite finds it
-    malformed. turns: how many read at a time, of those who ask for a turn.
+    malformed.
     """
 
     def __init__(
-        self, path: Path | None, report_damage: Callable[[str], None] | None, turns: int
+        self, path: Path | None, report_damage: Callable[[str], None] | None = None
     ) -> None:
         self._path = path
         self._report_damage = report_damage
-        self._turns = threading.Semaphore(turns)
+        self._turns = threading.Semaphore(TURNS)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -94,7 +96,7 @@ def busy() -> RequestError:
     return RequestError(
         503,
         "BUSY",
-        "Too many clients are being sent history; ask again in a few seconds.",
+        "Too many ask for the past at once; ask again in a few seconds.",
         headers=(("Retry-After", "5"),),
     )
 

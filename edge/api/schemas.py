@@ -16,13 +16,14 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints, 
 
 import attrs
 
+from edge.checks import Rule
 from edge.meterspec import PROTOCOLS, RegistrationKeys
 from edge.meterspec.keys import PATH, SCALE_KEYS, scale
 from edge.meterspec.modbus import REGISTER_NAMES, RegisterKeys
-from edge.shapes import Says
-from edge.structure import Check, Rule, camel_case, check_of, is_secret, keys_of
+from edge.shapes import Schema
+from edge.structure import Check, camel_case, check_of, is_secret, keys_of
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -31,9 +32,9 @@ class Schemas:
     """Makes schemas; those with a name are gathered in `components`, and referred to."""
 
     def __init__(self) -> None:
-        self.components: dict[str, Schema] = {}
+        self.components: dict[str, JsonSchema] = {}
 
-    def of(self, type_: Any) -> Schema:
+    def of(self, type_: Any) -> JsonSchema:
         """Give the schema of what an answer holds: a TypedDict, a list, a number and so on."""
         origin, arguments = get_origin(type_), get_args(type_)
         if origin is Annotated:
@@ -50,7 +51,7 @@ class Schemas:
             return self._named(type_.__name__, lambda: self._typed_dict(type_))
         return {} if type_ is Any else {"type": _NAMES[type_]}
 
-    def of_body(self, cls: type) -> Schema:
+    def of_body(self, cls: type) -> JsonSchema:
         """Give the schema of a body that is structured as an attrs class."""
         if cls is not RegistrationKeys:
             return self._named(cls.__name__, lambda: self._keys(cls))
@@ -60,11 +61,11 @@ class Schemas:
         one_of = {"oneOf": list(variants.values()), "discriminator": discriminator}
         return self._named("Registration", lambda: one_of)
 
-    def of_patch(self) -> Schema:
+    def of_patch(self) -> JsonSchema:
         """Give the schema of a merge patch to a registration."""
         inner = [self._communication(protocol, patch=True) for protocol in PROTOCOLS]
 
-        def make() -> Schema:
+        def make() -> JsonSchema:
             schema = self._keys(RegistrationKeys, {PATH: {"anyOf": inner}}, patch=True)
             schema["properties"]["protocol"]["enum"] = list(PROTOCOLS)
             about = "What changes: a key that is absent stays as it is, and null removes it."
@@ -72,12 +73,12 @@ class Schemas:
 
         return self._named("RegistrationPatch", make)
 
-    def _named(self, name: str, make: Callable[[], Schema]) -> Schema:
+    def _named(self, name: str, make: Callable[[], JsonSchema]) -> JsonSchema:
         if name not in self.components:
             self.components[name] = make()
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _typed_dict(self, cls: Any) -> Schema:
+    def _typed_dict(self, cls: Any) -> JsonSchema:
         hints = get_type_hints(cls, include_extras=True)
         return {
             "type": "object",
@@ -89,8 +90,8 @@ class Schemas:
 
     # --- Keys that are read ----------------------------------------------------------------------
 
-    def _registration(self, protocol: str) -> Schema:
-        def make() -> Schema:
+    def _registration(self, protocol: str) -> JsonSchema:
+        def make() -> JsonSchema:
             inner = {PATH: self._communication(protocol, patch=False)}
             schema = self._keys(RegistrationKeys, inner)
             schema["properties"]["protocol"]["const"] = protocol
@@ -98,10 +99,10 @@ class Schemas:
 
         return self._named(f"{protocol.capitalize()}Registration", make)
 
-    def _communication(self, protocol: str, *, patch: bool) -> Schema:
+    def _communication(self, protocol: str, *, patch: bool) -> JsonSchema:
         """How a meter is reached: said in full, or by a template and its parameters."""
 
-        def make() -> Schema:
+        def make() -> JsonSchema:
             row = PROTOCOLS[protocol]
             special = {}
             if protocol == "modbus":
@@ -127,7 +128,7 @@ class Schemas:
         end = "Patch" if patch else ""
         return self._named(f"{protocol.capitalize()}Communication{end}", make)
 
-    def _registers(self, *, patch: bool) -> Schema:
+    def _registers(self, *, patch: bool) -> JsonSchema:
         """`registers` of a Modbus meter: for each quantity an address, or an entry in full."""
         end = "Patch" if patch else ""
         keys = self._named(f"RegisterEntryKeys{end}", lambda: self._keys(RegisterKeys, patch=patch))
@@ -144,15 +145,15 @@ class Schemas:
             "additionalProperties": False,
         }
 
-    def _of_check(self, check: Check) -> Schema:
+    def _of_check(self, check: Check) -> JsonSchema:
         """The schema of a key that many have; it may be null, which is as if it were not there."""
         assert isinstance(check, Rule)
         name = camel_case(f"_{check.check.__name__}")
         return self._named(name, lambda: _nullable(dict(check.schema)))
 
     def _keys(
-        self, cls: type, special: Mapping[str, Schema] | None = None, *, patch: bool = False
-    ) -> Schema:
+        self, cls: type, special: Mapping[str, JsonSchema] | None = None, *, patch: bool = False
+    ) -> JsonSchema:
         """An attrs class made with `key()`. special: schemas of keys that have no type to tell.
 
         What has a default may be null, which takes it. Of a patch, nothing is required, and a key
@@ -173,10 +174,10 @@ class Schemas:
         }
 
 
-def _key(key: attrs.Attribute[Any], *, patch: bool) -> Schema:
+def _key(key: attrs.Attribute[Any], *, patch: bool) -> JsonSchema:
     check = check_of(key)
     types_ = [type_ for type_ in (get_args(key.type) or (key.type,)) if type_ is not type(None)]
-    schema: Schema = {"type": _NAMES[types_[0]]} if types_[0] in _NAMES else {}
+    schema: JsonSchema = {"type": _NAMES[types_[0]]} if types_[0] in _NAMES else {}
     schema.update(check.schema if isinstance(check, Rule) else {})
     if key.default not in (attrs.NOTHING, None) and not patch:
         schema["default"] = key.default
@@ -185,12 +186,12 @@ def _key(key: attrs.Attribute[Any], *, patch: bool) -> Schema:
     return schema
 
 
-def _noted(schema: Schema, notes: tuple[Any, ...]) -> Schema:
+def _noted(schema: JsonSchema, notes: tuple[Any, ...]) -> JsonSchema:
     """Add what `Annotated` says of a type."""
     for note in notes:
         if isinstance(note, str):
             schema = {**schema, "description": note}
-        elif isinstance(note, Says):
+        elif isinstance(note, Schema):
             schema = {**schema, **note.schema}
         elif issubclass(note, Enum):
             words: list[Any] = [each.value for each in note]
@@ -198,7 +199,7 @@ def _noted(schema: Schema, notes: tuple[Any, ...]) -> Schema:
     return schema
 
 
-def _nullable(schema: Schema) -> Schema:
+def _nullable(schema: JsonSchema) -> JsonSchema:
     """Allow null, too."""
     if "type" not in schema:
         return {"anyOf": [schema, {"type": "null"}]}

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import HTTPServer
 from socketserver import BaseRequestHandler, TCPServer
@@ -106,8 +106,9 @@ class ApiServer:
     host: name or address to bind to. port: 0 for a free one. max_connections: clients at a time;
     beyond it who idles the longest makes room, or else who is slow to send a request or to take an
     answer; when nobody does a newcomer gets 503.
-    authorize: says who asks, None where nobody is asked who they are; sees each request before its
-    body is read (the body is empty) and raises RequestError to refuse it. cert_file, key_file: PEM;
+    authorize: says who asks, None where everyone may, known or not; sees each request before its
+    body is read (the body is empty) and raises RequestError to refuse it. allowed_hosts: names that
+    it may be asked by on loopback, beside those of this machine. cert_file, key_file: PEM;
     with them TLS alone is spoken. request_timeout_s: for a whole request to arrive, and for TLS to
     be agreed on. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken, or
     for each piece of a streamed one.
@@ -122,6 +123,7 @@ class ApiServer:
         port: int,
         max_connections: int = 64,
         authorize: Callable[[Request], Caller | None] = _allow_all,
+        allowed_hosts: Sequence[str] = (),
         cert_file: str | None = None,
         key_file: str | None = None,
         request_timeout_s: float = 10.0,
@@ -132,6 +134,7 @@ class ApiServer:
         self.port = port
         """The port asked for; once started, the port bound."""
         self.connections = Connections(max_connections)
+        self._own_hosts = (host, *allowed_hosts)
         self._pair = (cert_file, key_file) if cert_file and key_file else None
         self._terms = Terms(
             handle,
@@ -160,7 +163,7 @@ class ApiServer:
             self._terms.tls = make_context(*self._pair)
         self._listener = listener = self._bind()
         address, self.port = listener.server_address[:2]
-        self._terms.own_host = self.host if is_loopback(str(address)) else None
+        self._terms.own_hosts = self._own_hosts if is_loopback(str(address)) else None
         threading.Thread(target=listener.serve_forever, name="http", daemon=True).start()
 
     def reload_certificate(self) -> None:

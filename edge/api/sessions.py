@@ -20,8 +20,8 @@ end lies too far ahead, and with a clock that begins in 1970 it would never come
 MOST_ENDED = 1000
 """Of sessions that somebody logged out of, how many are remembered."""
 
-_COOKIE = "dlm_session"
-_SECURE_COOKIE = f"__Host-{_COOKIE}"
+COOKIE = "dlm_session"
+SECURE_COOKIE = f"__Host-{COOKIE}"
 """Browsers take this name from the host itself over TLS only: nobody else can set it.
 Source: RFC 6265bis, 4.1.3.2."""
 _VALUE = re.compile(r"([0-9a-f]{8})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([0-9a-f]{64})")
@@ -98,7 +98,7 @@ def is_csrf_token(session: Session, given: str) -> bool:
 
 
 def _name(*, secure: bool) -> str:
-    return _SECURE_COOKIE if secure else _COOKIE
+    return SECURE_COOKIE if secure else COOKIE
 
 
 def _session(key: bytes, value: str, token_id: str, nonce: str) -> Session:

@@ -26,9 +26,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
-    ".png": "image/png",
     ".svg": "image/svg+xml; charset=utf-8",
-    ".woff2": "font/woff2",
 }
 """Endings of files that are served, and what they are."""
 _FOR_GOOD = ("Cache-Control", "public, max-age=31536000, immutable")

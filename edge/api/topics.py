@@ -9,8 +9,7 @@ from typing import NamedTuple
 from edge import render
 from edge.alerts import Alert
 from edge.api import Request
-from edge.api.description import Query
-from edge.api.question import Asked
+from edge.api.query import Query, QueryReader
 from edge.api.websocket import text_frame
 from edge.model import MeterState, Snapshot
 from edge.structure import nearest, shown
@@ -29,21 +28,37 @@ WHOLE = Topic("snapshot")
 """All that is known; who is owed this is owed nothing else."""
 LOAD = Topic("load_status")
 KINDS = ("snapshot", "meter_reading", "meter_status", "load_status", "alert")
-KEYS = (
-    Query(
-        "types",
-        "What to be told besides the snapshot, with commas between; by default all.",
-        {"type": "string", "pattern": "^({0})(,({0}))*$".format("|".join(KINDS))},
-    ),
-    Query(
-        "meters", "Of which meters: ids with commas between; by default of all.", {"type": "string"}
-    ),
+
+
+def _kinds(text: str) -> frozenset[str]:
+    kinds = frozenset(text.split(","))
+    for unknown in sorted(kinds - set(KINDS)):
+        known = " | ".join(KINDS)
+        near = nearest(unknown, KINDS)
+        raise ValueError(f"must be of {known}, with commas between, not {shown(unknown)}{near}")
+    return kinds
+
+
+_TYPES = Query(
+    "types",
+    "What to be told besides the snapshot, with commas between; by default all.",
+    {"type": "string", "pattern": "^({0})(,({0}))*$".format("|".join(KINDS))},
+    _kinds,
+    frozenset(KINDS),
 )
+_METERS: Query[frozenset[str] | None] = Query(
+    "meters",
+    "Of which meters: ids with commas between; by default of all.",
+    {"type": "string"},
+    lambda text: frozenset(text.split(",")),
+    None,
+)
+KEYS = (_TYPES, _METERS)
 """The keys of the query."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class Subscription:
     """What a client wants to be told, besides the snapshot. meters: ids; None is all."""
 
     kinds: frozenset[str] = frozenset(KINDS)
@@ -58,22 +73,12 @@ class Wish:
         return self.meters is None or meter_id is None or meter_id in self.meters
 
 
-def parse_wish(request: Request) -> Wish:
+def parse_subscription(request: Request) -> Subscription:
     """Check what a client wants to be told. Raises RequestError 400 with all faults at once."""
-    asked = Asked(request, KEYS)
-    kinds = asked.value("types", _kinds)
-    meters = asked.value("meters", lambda text: frozenset(text.split(",")))
+    asked = QueryReader(request, KEYS)
+    subscription = Subscription(asked.value(_TYPES), asked.value(_METERS))
     asked.check()
-    return Wish(kinds or frozenset(KINDS), meters)
-
-
-def _kinds(text: str) -> frozenset[str]:
-    kinds = frozenset(text.split(","))
-    for unknown in sorted(kinds - set(KINDS)):
-        known = " | ".join(KINDS)
-        near = nearest(unknown, KINDS)
-        raise ValueError(f"must be of {known}, with commas between, not {shown(unknown)}{near}")
-    return kinds
+    return subscription
 
 
 def changes(before: Snapshot, now: Snapshot) -> list[Topic] | None:
@@ -112,20 +117,22 @@ class Frames:
         self._snapshot = snapshot
         self._alerts = alerts
         self._frames: dict[Topic, bytes] = {}
-        self._joined: dict[tuple[Wish, tuple[Topic, ...]], bytes] = {}
+        self._joined: dict[tuple[Subscription, tuple[Topic, ...]], bytes] = {}
 
-    def of(self, topics: Iterable[Topic], wish: Wish) -> bytes:
+    def of(self, topics: Iterable[Topic], subscription: Subscription) -> bytes:
         """The frames of these topics, one after the other; none of an alert that is forgotten."""
-        key = wish, tuple(topics)
+        key = subscription, tuple(topics)
         if key not in self._joined:
             self._joined[key] = b"".join(
-                self._frame("snapshot", self._whole(wish)) if topic == WHOLE else self._one(topic)
+                self._one(topic, subscription)
                 for topic in key[1]
                 if topic.kind != "alert" or topic.id in self._alerts
             )
         return self._joined[key]
 
-    def _one(self, topic: Topic) -> bytes:
+    def _one(self, topic: Topic, subscription: Subscription) -> bytes:
+        if topic == WHOLE:
+            return self._frame("snapshot", self._whole(subscription))
         if topic not in self._frames:
             self._frames[topic] = self._frame(topic.kind, render.dump(self._data(topic)))
         return self._frames[topic]
@@ -153,16 +160,16 @@ class Frames:
             "lastUpdate": meter["lastUpdate"],
         }
 
-    def _whole(self, wish: Wish) -> bytes:
+    def _whole(self, subscription: Subscription) -> bytes:
         meters = (
             {**render.meter(state), "ageSeconds": self._age_s(state)}
             for id_, state in self._snapshot.meters.items()
-            if wish.covers_meter(id_)
+            if subscription.covers_meter(id_)
         )
         alerts = (
             render.alert(alert)
             for alert in self._alerts.values()
-            if alert.until_ms is None and wish.covers_meter(alert.meter_id)
+            if alert.until_ms is None and subscription.covers_meter(alert.meter_id)
         )
         return b'{"meters":[%b],"load":%b,"alerts":[%b]}' % (
             b",".join(map(render.dump, meters)),

@@ -43,7 +43,10 @@ def accept(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     Source: RFC 6455, 4.2.
     """
     if not ("upgrade" in _tokens(headers, "connection") and "websocket" in _tokens(headers)):
-        raise _upgrade_required("This path is for WebSocket clients; open it as one.")
+        raise _upgrade_required(
+            "Live updates come over a WebSocket; connect with a WebSocket client, or look at / in "
+            "a browser."
+        )
     if headers.get("sec-websocket-version") != _VERSION:
         raise _upgrade_required(f"Use version {_VERSION} of the WebSocket protocol.")
     key = headers.get("sec-websocket-key", "")

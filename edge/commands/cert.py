@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.atomic import replace_file, sync_folder
+from edge.checks import is_address
 from edge.clock import Clock
 from edge.era import RELEASED_UNIX_MS
 from edge.errors import DlmError
 from edge.settings import Config
-from edge.structure import is_address
 from edge.times import timestamp
 
 CERT_FILE, KEY_FILE = "cert.pem", "key.pem"

@@ -7,7 +7,6 @@ runs, and asked for over the service's own API while one does.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import ssl
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import TextIOWrapper
 from itertools import groupby, islice
 from pathlib import Path
@@ -250,7 +249,7 @@ class _Service:
                     yield _Piece("".join(some), len(some), last_ms)
 
     @contextmanager
-    def _answer(self, path: str, accept: str) -> Iterator[http.client.HTTPResponse]:
+    def _answer(self, path: str, accept: str) -> Iterator[HTTPResponse]:
         where = f"{self._host}:{self._port}"
         with closing(self._connection()) as connection:
             try:
@@ -264,16 +263,12 @@ class _Service:
                     f"({error!r}); stop it, or give the configuration that it runs with."
                 ) from error
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self) -> HTTPConnection:
         if self._tls is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        return http.client.HTTPSConnection(
-            self._host, self._port, timeout=_TIMEOUT_S, context=self._tls
-        )
+            return HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        return HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._tls)
 
-    def _response(
-        self, connection: http.client.HTTPConnection, path: str, accept: str
-    ) -> http.client.HTTPResponse:
+    def _response(self, connection: HTTPConnection, path: str, accept: str) -> HTTPResponse:
         """The answer to a GET; the token is sent once the service has asked for one."""
         connection.request("GET", path, headers={"Accept": accept, **self._credentials})
         answer = connection.getresponse()
@@ -302,7 +297,7 @@ def _own_certificate(cert_file: str) -> ssl.SSLContext:
     return context
 
 
-def _reason(answer: http.client.HTTPResponse) -> str:
+def _reason(answer: HTTPResponse) -> str:
     try:
         return str(json.load(answer)["error"])
     except (ValueError, KeyError, TypeError):

@@ -24,7 +24,7 @@ from edge.journal.schema import FILE_NAME
 from edge.lineprotocol import MEASUREMENT
 from edge.record import Chunk, Rollup, Series
 from edge.settings import Config
-from edge.times import HOUR_MS, YEAR_2000_MS
+from edge.times import DAY_MS, HOUR_MS, YEAR_2000_MS
 
 _CHUNK_READINGS = 4000
 _MOST_HELD = 20_000
@@ -32,7 +32,7 @@ _MOST_HELD = 20_000
 _MOST_CHARACTERS = 2**18
 _TOO_LONG = "x" * (csv.field_size_limit() + 1)
 """Stands for a line that is longer: more than CSV allows in a cell, and no point."""
-_FUTURE_MS = 24 * HOUR_MS
+_FUTURE_MS = DAY_MS
 _SHOWN_FAULTS = 5
 
 

@@ -22,7 +22,6 @@ from edge.interpret import Interpretation
 from edge.library import library_of
 from edge.meterspec import References, parse_meter
 from edge.model import METER_TYPES, QUANTITIES, Meter
-from edge.reach import Reach
 from edge.settings import Config
 
 _EXAMPLES = """examples:
@@ -72,12 +71,11 @@ def run(args: argparse.Namespace, config: Config) -> int:
     a scan for minutes.
     """
     library = library_of(config)
-    reach = Reach.of(config.security.allowed_networks)
     try:
         document = _registration(args)
         if args.scan or _is_unnamed(document):
-            return scan_line(document["communication"], library, reach, args.scan)
-        references = References(library, config.mqtt.all(), reach)
+            return scan_line(document["communication"], library, config.security.reach, args.scan)
+        references = References(library, config.mqtt.all(), config.security.reach)
         meter = parse_meter(document, "meter_0", 0, references)
     except _UsageError as exc:
         print(f"dlm-edge probe: {exc}", file=sys.stderr)
@@ -98,7 +96,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     else:
         print("\n".join(_explained(meter, found)))
         if {finding.cause for finding in found.findings} & _MISREAD:
-            print_identity(meter, library, reach)
+            print_identity(meter, library, config.security.reach)
     return 0 if found.findings[0].cause is Cause.NONE else 1
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edge.clock import Clock
 from edge.settings import Config
-from edge.tokens import Role, Tokens, check_name
+from edge.tokenfile import Role, check_name
+from edge.tokens import Tokens
 
 _EXAMPLES = """examples:
   dlm-edge token add anna --role admin

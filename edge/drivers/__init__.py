@@ -106,7 +106,7 @@ class DriverClass:
 
 
 def _reach(config: Config, _endpoint: Any) -> tuple[Reach]:
-    return (Reach.of(config.security.allowed_networks),)
+    return (config.security.reach,)
 
 
 DRIVERS = {

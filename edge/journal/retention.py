@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 from edge.clock import Clock
 from edge.journal import overview
-from edge.journal.rows import HOUR_MS, BlockRow, block_row
+from edge.journal.rows import BlockRow, block_row
 from edge.journal.store import Store
 from edge.journal.wallclock import WallClock
 from edge.place import Place
 from edge.record import Resolution
 from edge.settings import JournalConfig
+from edge.times import DAY_MS
 
 log = logging.getLogger("Journal")
 
 _BLOCKS_AT_A_TIME = 64
-_DAY_MS = 24 * HOUR_MS
 _HASTE = 4
 """So many hours may become too old in an hour."""
 
@@ -87,7 +87,7 @@ class Retention:
         mono_s = self._clock.mono_s()
         aged_ms = age(store, now_ms, mono_s - self._aged_mono_s)
         self._aged_mono_s = mono_s
-        self._say_ahead((now_ms - aged_ms) // _DAY_MS)
+        self._say_ahead((now_ms - aged_ms) // DAY_MS)
         return aged_ms
 
     def _say_ahead(self, days: int) -> None:
@@ -146,11 +146,11 @@ def expire(
 
     if aged_ms is not None:
         for series in list(store.series.values()):
-            while blocks := _too_old(store, series, aged_ms - limits.raw_days * _DAY_MS):
+            while blocks := _too_old(store, series, aged_ms - limits.raw_days * DAY_MS):
                 if not delete(blocks):
                     return lost
-        _delete_rollups(store, Resolution.HOURLY, aged_ms - limits.hourly_days * _DAY_MS)
-        _delete_rollups(store, Resolution.DAILY, aged_ms - limits.daily_days * _DAY_MS)
+        _delete_rollups(store, Resolution.HOURLY, aged_ms - limits.hourly_days * DAY_MS)
+        _delete_rollups(store, Resolution.DAILY, aged_ms - limits.daily_days * DAY_MS)
     # The log may for once be longer, and the next sealing adds blocks before others go.
     while (surplus := store.used_bytes() + 4 * limits.wal_bytes - limits.max_bytes) > 0:
         blocks = _oldest(store, surplus)

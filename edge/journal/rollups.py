@@ -24,6 +24,7 @@ from edge.journal.schema import put_row
 from edge.journal.store import Store
 from edge.record import Resolution, Rollup, Series
 from edge.rollup import daily, day_of, hour_of, hourly
+from edge.times import DAY_MS
 
 log = logging.getLogger("Journal")
 
@@ -32,7 +33,7 @@ _ROWS_AT_A_TIME = 64
 """In one transaction, which readings wait for that come meanwhile."""
 _REMEMBERED = 2000
 _MOST_TOLD = 3
-_AHEAD_MS = 24 * HOUR_MS
+_AHEAD_MS = DAY_MS
 """A block that is further in the future is of a clock that was wrong."""
 _NEVER_MS = 1 << 62
 

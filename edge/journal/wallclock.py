@@ -55,11 +55,8 @@ class WallClock:
         """Give the eras of this boot whose times may yet be corrected."""
         return {era.id for era in self._known().all if not era.trusted}
 
-    def notice(self, held_back: int) -> str | None:
-        """Say, and log once, that the clock is not believed; not in its first minutes.
-
-        held_back: readings that wait for it.
-        """
+    def fault(self) -> str | None:
+        """Say, and log once, that the clock is not believed; not in its first minutes."""
         eras = self._eras
         waited_s = 0.0 if eras is None else eras.waited_s(self._clock.mono_s())
         if eras is None or eras.trusted or waited_s <= self._wait_s + _PATIENCE_S:
@@ -74,7 +71,7 @@ class WallClock:
         if text != self._said:
             log.warning("%s Until then readings are kept back from hours and sinks.", text)
         self._said = text
-        return f"{text} Until then {held_back} readings are kept back from hours and sinks."
+        return text
 
     def _known(self) -> Eras:
         assert self._eras is not None

@@ -400,12 +400,19 @@ class Writer:
             with suppress(OSError):
                 size += file.stat().st_size
         held_back = self.state.last_seq - self.sendable_seq + waiting
-        of_clock = (self._wall_clock.notice(held_back), self._retention.notice)
+        clock_fault = self._wall_clock.fault()
+        notices = [*self._notices]
+        if clock_fault is not None:
+            kept_back = f"{held_back} readings are kept back from hours and sinks."
+            notices.append(f"{clock_fault} Until then {kept_back}")
+        if self._retention.notice is not None:
+            notices.append(self._retention.notice)
         self.state = replace(
             self.state,
             waiting=waiting,
             dropped=dropped,
             written_bytes=written,
             file_bytes=size,
-            notices=(*self._notices, *filter(None, of_clock)),
+            notices=tuple(notices),
+            clock_fault=clock_fault,
         )

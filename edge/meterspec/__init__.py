@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from edge.checks import between, one_of, rule, text
 from edge.communication import Communication
 from edge.errors import ConfigError, Fault, Faulty
 from edge.meterspec.http import HttpKeys, http_conflict, parse_http
@@ -26,7 +27,7 @@ from edge.meterspec.payloads import PATH_KEYS, TOPIC_KEYS, json_path, topic_name
 from edge.meterspec.secrets import hidden_secrets
 from edge.model import METER_TYPES, QUANTITY_NAMES, Meter
 from edge.reach import Reach
-from edge.structure import Check, between, key, merge_patch, nearest, one_of, rule, shown, text
+from edge.structure import Check, key, merge_patch, nearest, shown
 from edge.template import Template, expand
 
 STALE_AFTER_POLLS = 3
@@ -216,7 +217,7 @@ def _template(
         template = references.templates.get(name)
         hint = "" if template else nearest(name, references.templates)
     except ConfigError as exc:
-        faults.append(Fault(where, f"cannot be used: {_first(exc.source, exc.faults)}"))
+        faults.append(Fault(where, f"cannot be used: {_first(*_without_path(exc))}"))
         return None
     if template is None:
         hint = hint or "; GET /api/templates and `dlm-edge templates` list them"
@@ -254,6 +255,14 @@ def _expanded(
         message = f"does not work like this: {_first(template.name, its_own)}"
         faults.append(Fault(f"{PATH}.template", message))
     return parsed
+
+
+def _without_path(error: ConfigError) -> tuple[str, Sequence[Fault]]:
+    """The source of its faults, and these. Of a path only the last name: who asks gets no more."""
+    source, faults = error.source, error.faults
+    if not source:  # it is the folder that cannot be read
+        source, faults = faults[0].path, (Fault("", faults[0].message),)
+    return source.rpartition("/")[2], faults
 
 
 def _first(source: str, faults: Sequence[Fault]) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
+from edge.checks import between, host, is_address, one_of, rule, text
 from edge.communication import Field, HttpCommunication, HttpEndpoint
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, reach_faults, structured
@@ -20,18 +21,7 @@ from edge.meterspec.payloads import PayloadKeys, payload_keys
 from edge.model import QUANTITY_NAMES
 from edge.payload import NAMED
 from edge.reach import Reach
-from edge.structure import (
-    between,
-    camel_case,
-    host,
-    is_address,
-    key,
-    keys_of,
-    one_of,
-    rule,
-    shown,
-    text,
-)
+from edge.structure import camel_case, key, keys_of, shown
 
 LONGEST_URL = 2000
 _MOST_HEADERS = 50

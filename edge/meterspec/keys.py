@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import attrs
 
+from edge.checks import rule
 from edge.errors import Fault
 from edge.model import QUANTITY_NAMES
 from edge.reach import Reach
-from edge.structure import camel_case, key, rule, structure_sound
+from edge.structure import camel_case, key, structure_sound
 
 T = TypeVar("T")
 

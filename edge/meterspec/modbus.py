@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from edge.checks import between, host, is_address, one_of, rule, text
 from edge.communication import ModbusCommunication, ModbusEndpoint, Register
 from edge.errors import Fault
 from edge.meterspec.keys import (
@@ -22,17 +23,7 @@ from edge.meterspec.keys import (
 )
 from edge.model import QUANTITY_NAMES
 from edge.reach import Reach
-from edge.structure import (
-    between,
-    host,
-    is_address,
-    key,
-    one_of,
-    rule,
-    shown,
-    text,
-    unknown_keys,
-)
+from edge.structure import key, shown, unknown_keys
 
 _WIDTHS = {
     "uint16": 1, "int16": 1, "uint32": 2, "int32": 2,

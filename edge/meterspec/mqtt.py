@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from edge.checks import one_of
 from edge.communication import Field, MqttCommunication, MqttEndpoint, TopicUse
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, structured
@@ -21,7 +22,7 @@ from edge.meterspec.payloads import (
 )
 from edge.model import QUANTITY_NAMES
 from edge.payload import NAMED
-from edge.structure import camel_case, key, keys_of, one_of
+from edge.structure import camel_case, key, keys_of
 
 
 @attrs.frozen

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from edge.checks import rule
 from edge.errors import Fault
 from edge.meterspec.keys import PATH, SCALE_KEYS, parse_scale
 from edge.model import QUANTITY_NAMES
 from edge.paths import LONGEST_PATH, check_path
-from edge.structure import Check, rule, shown, unknown_keys
+from edge.structure import Check, shown, unknown_keys
 
 LONGEST_TOPIC_BYTES = 1024
 """The protocol allows 65,535; no meter comes near, and every topic is kept and sent around."""

@@ -6,12 +6,13 @@ Source: RFC 7617 (Basic).
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Collection, Iterator
 from urllib.parse import parse_qsl, unquote
 
 from edge.communication import HttpCommunication
-from edge.meterspec.secrets import HIDDEN, redacted
+from edge.meterspec.secrets import is_secret_name, secrets_in_body
 
 _HARMLESS_HEADERS = frozenset(
     {"accept", "accept-charset", "accept-encoding", "accept-language", "content-type", "user-agent"}
@@ -32,20 +33,23 @@ def may_be_shown(communication: HttpCommunication, body: bytes) -> bool:
 def secrets(communication: HttpCommunication) -> tuple[frozenset[str], frozenset[str]]:
     """Give the words of a request that a registration hides, and others that may be secret.
 
-    The former are told by the names that they stand under, in headers and query.
+    The former are told by the names that they stand under, in headers and query. In a body such
+    a name may stand for what is asked for, as in `{"key": "power"}`, which an answer repeats.
     """
     hidden: set[str] = set()
     doubtful: set[str] = set()
     for name, value in communication.headers:
-        if _is_hidden(name):
+        if is_secret_name(name):
             hidden.update(_words(name, value))
         elif name.lower() not in _HARMLESS_HEADERS:
             doubtful.update(_words(name, value))
     for name, value in parse_qsl(communication.target.partition("?")[2]):
-        if _is_hidden(name) and len(value) >= _DISTINCT:
+        if is_secret_name(name) and len(value) >= _DISTINCT:
             hidden.add(value)
-        elif _is_hidden(name) or _LIKE_A_TOKEN.fullmatch(value):  # `?key=power` is no secret
+        elif is_secret_name(name) or _LIKE_A_TOKEN.fullmatch(value):  # `?key=power` is no secret
             doubtful.add(value)
+    for value in _in_body(communication.body or b""):
+        (hidden if _LIKE_A_TOKEN.fullmatch(value) else doubtful).update([value, *value.split()])
     return _long_enough(hidden), _long_enough(doubtful)
 
 
@@ -58,8 +62,15 @@ def _long_enough(words: Collection[str]) -> frozenset[str]:
     )
 
 
-def _is_hidden(name: str) -> bool:
-    return bool(redacted({"headers": {name: ""}})["headers"][name] == HIDDEN)
+def _in_body(body: bytes) -> Iterator[str]:
+    """What a body hides, be it JSON, a form, or another text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = text
+        yield from (value for name, value in parse_qsl(text) if is_secret_name(name))
+    yield from secrets_in_body(document)
 
 
 def _words(name: str, value: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.alarms import EARLIER_S, KEPT_MS, MOST_ENDED, Alarms
+from edge.alertlog import EARLIER_S, KEPT_MS, MOST_ENDED, AlertLog
 from edge.alerts import Alert, AlertRules
 from edge.load import load_status
 from edge.model import Meter, MeterState, Snapshot, Status
@@ -23,7 +23,7 @@ class Site:
         self.meters = {meter.id: MeterState(meter, status=Status.ONLINE) for meter in meters}
         self.keeping = Keeping()
         self.asked = 0
-        self.alarms = Alarms(AlertRules(100, 300.0), self._keeping_now)
+        self.log = AlertLog(AlertRules(100, 300.0), self._keeping_now)
 
     def _keeping_now(self) -> Keeping:
         self.asked += 1
@@ -40,12 +40,12 @@ class Site:
         self.clock.turn(by_s)
         mono_s, unix_ms = self.clock.mono_s(), self.clock.unix_ms()
         load = load_status(self.meters.values(), 500.0, 0.0)
-        self.alarms.update(Snapshot(1, mono_s, unix_ms, load, self.meters))
-        return self.alarms.known
+        self.log.update(Snapshot(1, mono_s, unix_ms, load, self.meters))
+        return self.log.known
 
     def kinds(self) -> list[tuple[str, bool]]:
         """Kind of each, and whether it holds."""
-        return [(alert.kind, alert.until_ms is None) for alert in self.alarms.known]
+        return [(alert.kind, alert.until_ms is None) for alert in self.log.known]
 
 
 def a_site() -> tuple[Site, Meter, Meter]:
@@ -64,7 +64,7 @@ def test_an_alert_begins_at_once_changes_and_ends_at_once() -> None:
     (begun,) = site.look()
     assert (begun.kind, begun.meter_id, begun.meter_name) == ("meter_error", zone.id, "Shed")
     assert (begun.since_ms, begun.until_ms) == (site.clock.unix_ms(), None)
-    assert site.alarms.current == (begun,)
+    assert site.log.current == (begun,)
     site.set(zone, error="It is silent.")
     assert site.look(5.0)[0] is begun, "nothing is told twice"
     site.set(zone, error="It refuses.")
@@ -74,7 +74,7 @@ def test_an_alert_begins_at_once_changes_and_ends_at_once() -> None:
     site.set(zone)
     (ended,) = site.look()
     assert ended == replace(changed, until_ms=site.clock.unix_ms())
-    assert not site.alarms.current
+    assert not site.log.current
 
 
 def test_what_is_back_within_a_minute_is_the_same_again() -> None:
@@ -98,14 +98,14 @@ def test_the_most_urgent_first_then_the_newest_then_what_ended_last() -> None:
     site.look()
     site.set(main, error="It is silent.")
     site.look()
-    assert all(alert.until_ms is None for alert in site.alarms.known)
-    assert [alert.meter_id for alert in site.alarms.known] == [None, main.id, zone.id]
+    assert all(alert.until_ms is None for alert in site.log.known)
+    assert [alert.meter_id for alert in site.log.known] == [None, main.id, zone.id]
     site.set(zone)
     site.look()
     site.set(main)
     site.look()
-    assert site.alarms.known[-1].meter_id == zone.id
-    assert not site.alarms.current
+    assert site.log.known[-1].meter_id == zone.id
+    assert not site.log.current
 
 
 def test_unknown_is_not_over() -> None:
@@ -119,7 +119,7 @@ def test_unknown_is_not_over() -> None:
     assert ("high_consumption", True) in site.kinds()
     site.set(main, kw=10.0)
     site.look(1.0)
-    assert not site.alarms.current
+    assert not site.log.current
 
 
 def test_a_meter_that_is_removed_has_no_alert_any_more() -> None:
@@ -143,10 +143,10 @@ def test_the_journal_is_asked_once_a_second_and_a_loss_is_told_for_a_minute() ->
     site.keeping = Keeping(JournalState(dropped=2))
     for _ in range(EARLIER_S + 5):
         site.look(1.0)
-    lasted = [alert for alert in site.alarms.known if alert.kind == "journal_dropping"]
+    lasted = [alert for alert in site.log.known if alert.kind == "journal_dropping"]
     for _ in range(EARLIER_S):
         site.look(1.0)
-    (ended,) = [alert for alert in site.alarms.known if alert.kind == "journal_dropping"]
+    (ended,) = [alert for alert in site.log.known if alert.kind == "journal_dropping"]
     assert lasted[0].id == ended.id
     assert ended.until_ms is not None
     assert 50_000 < ended.until_ms - ended.since_ms <= 62_000
@@ -165,7 +165,7 @@ def test_times_move_with_a_clock_that_is_set() -> None:
         old = before[alert.id]
         assert alert.since_ms == old.since_ms + year_ms
         assert (alert.until_ms or year_ms) - year_ms == (old.until_ms or 0)
-    assert len(site.alarms.current) == 2
+    assert len(site.log.current) == 2
 
 
 def test_what_ended_is_forgotten_after_a_day() -> None:
@@ -187,7 +187,7 @@ def test_what_ended_is_bounded() -> None:
     for meter in meters:
         site.set(meter)
         site.look()
-    ended = [alert.meter_id for alert in site.alarms.known if alert.until_ms is not None]
+    ended = [alert.meter_id for alert in site.log.known if alert.until_ms is not None]
     assert ended == [meter.id for meter in reversed(meters)][:MOST_ENDED]
 
 

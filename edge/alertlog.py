@@ -16,9 +16,10 @@ from dataclasses import replace
 from edge.alerts import SEVERITIES, Alert, AlertRules, Condition, current, undecided
 from edge.model import MeterState, Snapshot
 from edge.record import Keeping
+from edge.times import DAY_MS
 
 MOST_ENDED = 200
-KEPT_MS = 24 * 3_600_000
+KEPT_MS = DAY_MS
 """How long those that ended are known, and how many at most."""
 SAME_AGAIN_MS = 60_000
 EARLIER_S = 60
@@ -31,7 +32,7 @@ _Key = tuple[str, str]
 """Kind and subject."""
 
 
-class Alarms:
+class AlertLog:
     """All alerts. `update` is for the cycle's thread, everything else for any.
 
     keeping: how journal and sinks are; asked for once a second.

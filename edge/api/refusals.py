@@ -1,22 +1,11 @@
-"""What a row of the table of calls says of its call beside its path: keys of its query, refusals.
+"""Why a call may be refused: the code of every refusal, and which kinds of calls meet with it.
 
 Whoever raises a refusal over HTTP has its code here; the description of the API is made of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True)
-class Query:
-    """A key of the query. schema: JSON Schema of what it may be, which refuses nothing sound."""
-
-    name: str
-    about: str
-    schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,6 +65,7 @@ OF_ANY_CALL = (
     "TOO_MANY_CONNECTIONS", "HTTP_VERSION_NOT_SUPPORTED",
 )  # fmt: skip
 """Refusals of the server itself."""
+OF_A_QUERY = ("VALIDATION_ERROR",)
 OF_A_CHANGE = ("FOREIGN_ORIGIN", "CSRF")
 OF_A_BODY = ("MALFORMED_JSON", "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE")
 OF_A_CYCLE = ("NOT_READY", "NOT_ALIVE")
@@ -84,3 +74,5 @@ PROVING = ("UNAUTHORIZED", "TOO_MANY_ATTEMPTS", "BUSY")
 """Of what wants to know who asks."""
 OF_AN_ADMIN = ("FORBIDDEN",)
 STORING = ("NOT_STORED",)
+OF_THE_PAST = ("BUSY", "JOURNAL_UNAVAILABLE")
+"""Of what reads the journal."""
