@@ -11,7 +11,7 @@
     journals     journals that are there already, and processes that write and read others
     influx       a real InfluxDB
     cost, punctuality, recovery, rest, capacity, flood, mixed, library, sealed, keeping, drain,
-    live: rows
+    live, paint: rows
 
 Whatever takes part is a process of its own on loopback. What the service does on time is judged
 by when its requests arrive at the peers, not by what it says of itself.
@@ -39,6 +39,7 @@ from tools.bench import (
     library,
     live,
     mixed,
+    paint,
     punctuality,
     recovery,
     rest,
@@ -70,6 +71,7 @@ ROWS: dict[str, Row] = {
     "drain": drain.drain,
     "live": live.delay,
     "live-stuck": live.stuck,
+    "paint": paint.paint,
 }
 
 
