@@ -53,8 +53,15 @@ WITH_SECRETS: dict[str, dict[str, Any]] = {
     "authToken": {"authToken": SECRET},
     "password": {"username": "me", "password": SECRET},
     "headers.X-API-Key": {"headers": {"X-API-Key": SECRET, "X-Site": "north"}},
+    "body.login.password": {
+        "method": "POST",
+        "body": {"login": {"user": "me", "password": SECRET}, "keys": ["power"]},
+    },
+    "body.0.session.id": {"method": "POST", "body": [{"session": {"id": SECRET}}, "power"]},
+    "body": {"method": "POST", "body": f"user=me&password={SECRET}"},
 }
 """Path of the secret below `communication` → keys that hold it."""
+URL_WITH_SECRET = f"https://h/x?unit=1&token={SECRET}"
 
 
 def key_classes() -> Iterator[type]:
@@ -74,6 +81,17 @@ def test_every_key_that_is_declared_secret_is_hidden() -> None:
     }
     assert secret >= {"authToken", "password"}
     assert redacted(dict.fromkeys(secret, SECRET)) == dict.fromkeys(secret, HIDDEN)
+
+
+def shown_as(path: str, value: Any) -> Any:
+    """How what stands at a path below `communication` is shown."""
+    document = value
+    for name in reversed(path.split(".")[1:]):
+        document = {name: document}
+    shown: Any = redacted(document)
+    for name in path.split(".")[1:]:
+        shown = shown[name]
+    return shown
 
 
 @pytest.fixture
@@ -125,6 +143,12 @@ def test_no_answer_and_no_repr_shows_a_secret(given: dict[str, Any]) -> None:
         assert SECRET not in said
         assert "Authorization" not in said
     assert SECRET in repr(meter.document), "it is stored"
+
+
+def test_no_answer_and_no_repr_shows_a_secret_in_a_url() -> None:
+    meter = parse(registration(URL_WITH_SECRET))
+    for said in (repr(meter), repr(render.meter_details(MeterState(meter)))):
+        assert SECRET not in said
 
 
 def test_what_is_hidden_and_what_is_not() -> None:
@@ -191,6 +215,40 @@ def test_no_fault_shows_a_secret(wrong: dict[str, Any]) -> None:
     assert "1234567" not in said
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://h/x?token=S", "http://h/x?token=***"),
+        ("http://h/x?a=1&X-API-Key=S&b=key", "http://h/x?a=1&X-API-Key=***&b=key"),
+        ("http://h/x?%74oken=S=S&token=", "http://h/x?%74oken=***&token=***"),
+        ("http://h/x?a=1;token=S;b=2&c=3", "http://h/x?a=1;token=***&c=3"),
+        ("http://h/x?token", "http://h/x?token"),
+        ("http://h/token=1?a=***", "http://h/token=1?a=***"),
+    ],
+)
+def test_values_in_a_query_that_are_named_like_a_secret(url: str, shown: str) -> None:
+    communication = {"url": url, "body": {"url": url}}
+    assert redacted(communication) == {"url": shown, "body": {"url": shown}}
+    assert "S" not in shown
+    assert bool(hidden_secrets({"url": shown})) == (shown != url)
+
+
+def test_a_body_that_is_a_text() -> None:
+    assert redacted({"body": "what=power&keys=1"}) == {"body": "what=power&keys=1"}
+    assert redacted({"body": '{"keys": [1], "passwd": 5}'}) == {"body": HIDDEN}
+
+
+def test_stars_that_hide_nothing_are_a_text_like_any_other() -> None:
+    communication = {"url": "http://h/x?y=***", "headers": {"X-Site": "***"}, "powerPath": "***"}
+    assert hidden_secrets(communication) == []
+    assert redacted(communication) == communication
+    assert hidden_secrets({"body": "***"}), "a body may be hidden as a whole"
+
+
+def test_a_parameter_of_a_template_that_is_named_like_a_secret() -> None:
+    assert redacted({"template": "t", "apiKey": "S"}) == {"template": "t", "apiKey": HIDDEN}
+
+
 # --- "***" ---
 
 
@@ -231,6 +289,47 @@ def test_a_new_secret_takes_the_place_of_the_old(registry: Registry) -> None:
     meter = registry.add(registration(authToken=SECRET))
     changed = registry.update(meter.id, {"communication": {"authToken": "new"}})
     assert communication_of(changed)["authToken"] == "new"
+
+
+def test_a_url_as_it_was_shown_is_the_one_that_is_stored(
+    registry: Registry, tmp_path: Path
+) -> None:
+    meter = registry.add(registration(URL_WITH_SECRET))
+    shown = redacted(communication_of(meter))
+    assert shown["url"] == "https://h/x?unit=1&token=***"
+    registry.update(meter.id, {"communication": {**shown, "timeout": 900}})
+    assert stored_in(tmp_path) == {"url": URL_WITH_SECRET, "timeout": 900}
+    for url in ("https://h/x?unit=2&token=***", "https://evil/x?unit=1&token=***"):
+        assert faults_of_update(registry, meter, {"url": url}) == {
+            "url": "hides a secret ('***'), which only the url as it was shown stands for; give "
+            "the secret"
+        }
+    assert faults_of_update(registry, meter, {"verifyTls": False}).keys() == {"url"}
+    assert faults_of_update(registry, meter, {**shown, "verifyTls": False}).keys() == {"url"}
+    registry.update(meter.id, {"communication": {"url": URL_WITH_SECRET, "verifyTls": False}})
+    registry.update(meter.id, {"communication": {"url": "https://evil/x?unit=1&token=new"}})
+    assert SECRET not in repr(stored_in(tmp_path))
+
+
+def test_a_hidden_secret_within_a_changed_list_must_be_given(registry: Registry) -> None:
+    meter = registry.add(registration(method="POST", body=[{"token": SECRET}, 1]))
+    wrong = [1, {"token": HIDDEN}]
+    assert faults_of_update(registry, meter, {"body": wrong}).keys() == {"body.1.token"}
+
+
+def test_part_of_a_secret_object_does_not_take_the_rest_elsewhere(registry: Registry) -> None:
+    meter = registry.add(registration(method="POST", body={"auth": {"user": "me", "pwd": SECRET}}))
+    update = {"url": "https://evil/x", "body": {"auth": {"user": "you"}}}
+    assert faults_of_update(registry, meter, update).keys() == {"body.auth.pwd"}
+
+
+def test_an_update_nested_without_end_is_refused(registry: Registry) -> None:
+    meter = registry.add(registration(method="POST", body={"token": SECRET}))
+    deep: Any = {"token": HIDDEN}
+    for _ in range(900):
+        deep = [deep]
+    assert faults_of_update(registry, meter, {"body": deep}).keys() == {"body"}
+    assert faults_of_update(registry, meter, {"body": {"token": deep}}).keys() == {"body"}
 
 
 def test_null_removes_a_secret(registry: Registry, tmp_path: Path) -> None:
@@ -307,11 +406,32 @@ def test_an_update_of_any_shape_is_refused_with_a_fault(registry: Registry, upda
     assert faults_of_update(registry, meter, update)
 
 
-values = st.sampled_from([HIDDEN, "a", None, 5, [HIDDEN]])
-communications = st.dictionaries(
-    st.sampled_from(["authToken", "password", "url", "headers"]),
-    values | st.dictionaries(st.sampled_from(["X-Key", "X-Site", "Cookie"]), values),
+names = st.sampled_from(["X-Key", "X-Site", "Cookie", "token", "login", "url", "body", "keys"])
+values = st.sampled_from(
+    [HIDDEN, "a", None, 5, [HIDDEN], "token=a", f"h?token={HIDDEN}", "h?x=1&token=a&key=b"]
 )
+communications = st.dictionaries(
+    st.sampled_from(["authToken", "password", "url", "headers", "body", "siteKey"]),
+    values | st.dictionaries(names, values | st.dictionaries(names, values)),
+)
+bodies: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([SECRET, f"{SECRET}?token={SECRET}", f"token={SECRET}", 5, True, None]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+)
+
+
+@settings(deadline=None)
+@given(bodies)
+def test_a_body_of_any_shape_hides_what_is_named_so_and_comes_back(body: Any) -> None:
+    document = merge_patch({}, {"communication": {"body": {"token": body, "shown": body}}})
+    communication = document["communication"]
+    shown = redacted(communication)
+    assert SECRET not in repr(shown["body"].get("token"))
+    assert redacted({"body": shown["body"]}) == shown, "nothing more is hidden the second time"
+    assert carry_over(document, merge_patch(document, {"communication": shown})) == document
+    faults = {fault.path for fault in hidden_secrets(shown)}
+    if shown != communication:
+        assert faults, "what is hidden is no registration"
 
 
 @settings(deadline=None)
@@ -337,8 +457,13 @@ def test_stars_stay_only_where_nothing_is_stored(
         value: Any = document
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return None if isinstance(value, dict | list) else value
 
     hidden = {fault.path for fault in hidden_secrets(merged["communication"])}
     left = {fault.path for fault in hidden_secrets(kept["communication"])}
-    assert left == {path for path in hidden if stored(path) in (None, HIDDEN)}
+    assert left <= hidden
+    for path in hidden:
+        was, given_now = stored(path), merged["communication"]
+        for name in path.split(".")[1:]:
+            given_now = given_now[int(name) if isinstance(given_now, list) else name]
+        assert (path in left) == (shown_as(path, was) != given_now or was == given_now)

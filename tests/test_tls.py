@@ -9,10 +9,9 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,9 +21,7 @@ from edge.api.tls import make_context
 from edge.errors import ConfigError
 from tests.brokers import Certificates, make_certificates
 from tests.peers import need_program, wait_until
-from tests.test_server import BIG, GET, Pieces, Routes, http_threads, refuse
-
-Serve = Callable[..., tuple[ApiServer, Routes]]
+from tests.test_server import BIG, GET, Pieces, Serve, http_threads, serving
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +31,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def serve(certificates: Certificates) -> Iterator[Serve]:
-    """Start servers that must be able to end every thread of theirs."""
-    with ExitStack() as stack:
-
-        def start(**options: Any) -> tuple[ApiServer, Routes]:
-            routes = Routes()
-            settings = {
-                "host": "127.0.0.1",
-                "port": 0,
-                "cert_file": certificates.server_cert,
-                "key_file": certificates.server_key,
-                **options,
-            }
-            server = ApiServer(routes.handle, refuse, **settings)
-            server.start()
-            stack.callback(lambda: server.close(time.monotonic() + 5))
-            return server, routes
-
+    """Start servers that speak TLS."""
+    with serving(cert_file=certificates.server_cert, key_file=certificates.server_key) as start:
         yield start
-    wait_until(lambda: not http_threads(), what="the end of all threads")
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
@@ -69,10 +50,10 @@ def connect(server: ApiServer, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 def read_to_end(client: socket.socket) -> bytes:
     """Read until the server ends it, as it must: with TLS, an end that is not said raises."""
-    received = b""
+    received = bytearray()
     while part := client.recv(65536):
         received += part
-    return received
+    return bytes(received)
 
 
 def read_answer(client: socket.socket) -> bytes:
@@ -415,6 +396,21 @@ def test_all_that_is_wrong_with_a_pair_is_said_at_once(tmp_path: Path) -> None:
         assert "No such file" in message
         assert "dlm-edge cert" in message
     assert faults_of(tmp_path, "a\0b").keys() == {"api.cert_file", "api.key_file"}
+
+
+def test_a_file_that_vanishes_after_it_was_looked_at(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = ssl.SSLContext.load_cert_chain
+
+    def load_later(context: ssl.SSLContext, cert: str, key: str, password: str) -> None:
+        Path(key).unlink()
+        load(context, cert, key, password)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_later)
+    faults = faults_of(*pair)
+    assert list(faults) == ["api.cert_file"]
+    assert "no such file" in faults["api.cert_file"]
 
 
 def test_files_that_are_not_what_they_should_be(certificates: Certificates) -> None:

@@ -28,11 +28,11 @@ from edge.api.http1 import (
     is_chunked,
     parse_head,
     parse_request_line,
-    refuse_foreign,
     require_json,
     response_bytes,
     takeover_bytes,
 )
+from edge.api.origin import refuse_foreign_change, refuse_rebound_host
 from edge.api.tls import say_end, shake_hands
 from edge.errors import DlmError, RequestError
 
@@ -41,7 +41,8 @@ LINGER_S = 1.0
 _RECEIVE_BYTES = 16 * 1024
 _LOGGED_CHARACTERS = 200
 """Of a path, which may be as long as a head."""
-_KEPT_OUT = (401, 403, 429)
+_LOGGED_METHOD_CHARACTERS = 32
+"""Longer than any method has a name; source: the IANA HTTP Method Registry."""
 
 _log = logging.getLogger("edge.api")
 
@@ -50,7 +51,7 @@ _log = logging.getLogger("edge.api")
 class Terms:
     """What a server serves its clients on; `ApiServer` says what each is.
 
-    own_host: the configured host where only this machine can connect, else None. tls: what new
+    own_hosts: the names that it has where only this machine can connect, else None. tls: what new
     clients are shown; another one when the certificate is renewed.
     """
 
@@ -61,7 +62,7 @@ class Terms:
     request_timeout_s: float
     idle_timeout_s: float
     send_timeout_s: float
-    own_host: str | None = None
+    own_hosts: tuple[str, ...] | None = None
     tls: ssl.SSLContext | None = None
 
 
@@ -167,18 +168,20 @@ class Connection:
     ) -> None:
         """Log changes for everyone to see, and the rest for who looks for it.
 
-        The rest is what reads, and what was not let in: that must not be able to fill the log.
+        The rest is what reads, and what anybody may send: that must not be able to fill the log.
         request: as it was handled, if it came so far.
         """
+        admitted = request is not None and request.caller is not None
         changes = request is not None and request.method not in ("GET", "OPTIONS")
-        level = logging.INFO if changes and status not in _KEPT_OUT else logging.DEBUG
+        level = logging.INFO if admitted and changes else logging.DEBUG
         if not _log.isEnabledFor(level):
             return
         who, what = self.peer, "no request"
         if head is not None:
             asked = request or head.request
-            who = asked.caller.name if asked.caller else who
-            what = f"{asked.method} {asked.path[:_LOGGED_CHARACTERS]!r}"
+            who = (asked.caller and asked.caller.name) or who
+            method = asked.method[:_LOGGED_METHOD_CHARACTERS]
+            what = f"{method} {asked.path[:_LOGGED_CHARACTERS]!r}"
         busy_ms = (time.monotonic() - began_s) * 1000
         _log.log(level, "%s: %s: %d, %.1f ms", who, what, status, busy_ms)
 
@@ -223,8 +226,9 @@ class Connection:
         """Decide who may ask. Raises RequestError, the body still unread."""
         terms = self._terms
         request = replace(head.request, peer=self.peer, secure=terms.tls is not None)
-        if terms.own_host is not None:
-            refuse_foreign(request, terms.own_host)
+        if terms.own_hosts is not None:
+            refuse_rebound_host(request, terms.own_hosts)
+            refuse_foreign_change(request, terms.own_hosts)
         # The client does not have to answer for how long this takes.
         self._connections.note(self, Doing.ANSWERING)
         began_s = time.monotonic()
@@ -295,10 +299,10 @@ class Connection:
                     self._connections.note(self, Doing.ANSWERING)
             except DlmError as error:
                 _log.warning("%s: the answer broke off: %s", self.peer, error)
-                self._reset_at_close()
+                reset_at_close(self._socket)
                 raise Gone from None
             except Exception:
-                self._reset_at_close()  # without chunks a plain end would look like a whole answer
+                reset_at_close(self._socket)  # a plain end would look like a whole answer
                 raise
             if chunked:
                 self._answer(LAST_CHUNK)
@@ -314,13 +318,8 @@ class Connection:
                 unsent = unsent[self._socket.send(unsent) :]
         except OSError:
             # The system would go on offering what is left to who does not read.
-            self._reset_at_close()
+            reset_at_close(self._socket)
             raise Gone from None
-
-    def _reset_at_close(self) -> None:
-        """Let closing the connection be a reset, which no client takes for a regular end."""
-        with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _linger(self) -> None:
         """Let the client read the last answer: closing over unread input would reset it away.
@@ -334,6 +333,12 @@ class Connection:
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
             while self._receive():
                 self._received.clear()
+
+
+def reset_at_close(client: socket.socket) -> None:
+    """Let closing a connection be a reset, which no client takes for a regular end."""
+    with suppress(OSError):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _bug() -> RequestError:

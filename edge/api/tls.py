@@ -40,7 +40,7 @@ def make_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     try:
         # Without a password given, OpenSSL would ask the terminal for one, and wait.
         context.load_cert_chain(cert_file, key_file, password="")
-    except ssl.SSLError as exc:
+    except OSError as exc:  # of TLS, or of a file that is being replaced just now
         raise ConfigError("", [_unusable(exc)]) from exc
     return context
 
@@ -94,8 +94,9 @@ def _faults(key: str, file: str, marker: bytes) -> list[Fault]:
     return []
 
 
-def _unusable(error: ssl.SSLError) -> Fault:
-    if error.reason == "KEY_VALUES_MISMATCH":
+def _unusable(error: OSError) -> Fault:
+    said = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    if said == "KEY_VALUES_MISMATCH":
         return Fault(_KEY_KEY, f"is not the key of {_CERT_KEY}; name the two that belong together")
-    reason = (error.reason or "no reason given").replace("_", " ").lower()
+    reason = (said or "no reason given").replace("_", " ").lower()
     return Fault(_CERT_KEY, f"cannot be used with {_KEY_KEY} ({reason}); {_REMEDY}")

@@ -271,15 +271,18 @@ class DemoSite(ServedSite):
 
 
 def site_clock() -> Callable[[], float]:
-    """Give a clock of the site: seconds since its year began, local time.
+    """Give a clock of the site: seconds since its year began, local time; never negative.
 
-    The zone's offset is taken once: a change to or from summer time must not turn counters back.
+    The time and the zone's offset are taken once: neither a clock that is set meanwhile nor a
+    change to or from summer time may turn counters back, or on by decades.
     """
-    now = time.localtime()
+    unix_s, mono_s = time.time(), time.monotonic()
+    now = time.localtime(unix_s)
     year_began_unix_s = calendar.timegm((now.tm_year, 1, 1, 0, 0, 0)) - now.tm_gmtoff
+    year_began_mono_s = mono_s - (unix_s - year_began_unix_s)
 
     def seconds_of_year() -> float:
-        return time.time() - year_began_unix_s
+        return time.monotonic() - year_began_mono_s
 
     return seconds_of_year
 
