@@ -1,9 +1,10 @@
 """The service put together: built from the configuration, started, reloaded and stopped.
 
 Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
-each; `live` pushes to WebSocket clients; `journal` writes the journal and `uplink-*` feed one sink
-each; `log` writes the log; `reload` waits for SIGHUP; `register` brings in a demo's meters. All but
-main are daemons, so nothing that hangs can keep the process from ending.
+each; `live` pushes to WebSocket clients; `scrypt` hashes the tokens that clients send; `journal`
+writes the journal and `uplink-*` feed one sink each; `log` writes the log; `reload` waits for
+SIGHUP; `register` brings in a demo's meters. All but main are daemons, so nothing that hangs can
+keep the process from ending.
 """
 
 from __future__ import annotations
@@ -205,6 +206,7 @@ class App:
             port=config.api.port,
             max_connections=config.api.max_connections,
             authorize=self._door.authorize,
+            allowed_hosts=config.api.allowed_hosts,
             cert_file=config.api.cert_file,
             key_file=config.api.key_file,
         )

@@ -105,10 +105,10 @@ class ApiConfig:
     host: str = key("127.0.0.1", check=text(255))
     port: int = key(3000, check=between(0, 65535))
     allow_unauthenticated: bool = key(False)
-    allowed_hosts: Any = key(attrs.Factory(list), check=_host_names)
     max_connections: int = key(64, check=between(2, 1000))
     max_ws_clients: int = key(32, check=between(0, 1000))
     metrics_public: bool | None = key(None)
+    allowed_hosts: Any = key(attrs.Factory(list), check=_host_names)
     cert_file: str | None = key(None, check=text(1000))
     key_file: str | None = key(None, check=text(1000))
 

@@ -204,9 +204,7 @@ class TokenFile:
 def _still_verified(before: Stored, entries: Mapping[str, Entry]) -> dict[bytes, str]:
     """What was found right of those tokens that are as they were, salt and hash included."""
     known = before.verified.copy()  # others may be adding to it
-    return {
-        digest: id_ for digest, id_ in known.items() if entries.get(id_) == before.entries[id_]
-    }
+    return {digest: id_ for digest, id_ in known.items() if entries.get(id_) == before.entries[id_]}
 
 
 def _read_file(file: Path) -> tuple[tuple[int, ...], bytes]:

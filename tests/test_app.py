@@ -509,8 +509,8 @@ def test_too_few_open_files_are_said_once_at_the_start(tmp_path: Path) -> None:
         assert service.stop() == 0
     with Service(tmp_path, prelude=_limit_of_files(60, 128)) as few:
         assert messages(few, "files may be open") == [
-            "Only 128 files may be open, but 1 lines and 96 clients need 129; raise LimitNOFILE= of "
-            "the unit, or `ulimit -n`."
+            "Only 128 files may be open, but 1 lines and 96 clients need 129; raise LimitNOFILE= "
+            "of the unit, or `ulimit -n`."
         ]
 
 

@@ -144,6 +144,7 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         "api.max_connections": "2",
         "api.max_ws_clients": "0",
         "api.metrics_public": "false",
+        "api.allowed_hosts": "dlm.example, edge",
         "api.cert_file": "cert.pem",
         "api.key_file": "key.pem",
         "security.allowed_networks": "192.168.1.0/24, fd00::/8",
@@ -168,7 +169,7 @@ def test_every_key_can_be_set_from_the_environment() -> None:
     config = load_config(None, {**environment, "PATH": "/bin", "DLM_EDGES": "x"}, {})
     assert attrs.astuple(config) == (
         ("plant-2", "Werk Süd", "Europe/Berlin", 120.5, 0.31, "CHF"),
-        ("::1", 0, True, 2, 0, False, "cert.pem", "key.pem"),
+        ("::1", 0, True, 2, 0, False, ["dlm.example", "edge"], "cert.pem", "key.pem"),
         (["192.168.1.0/24", "fd00::/8"],),
         (200,),
         (3.0, 44.5),
@@ -448,6 +449,21 @@ def test_whether_metrics_are_public_is_a_yes_or_no(file: Path, value: str) -> No
     (fault,) = faults_of(written(file, f"[api]\nmetrics_public = {value}")).items()
     assert fault[0] == f"{file}: api.metrics_public"
     assert "must be true or false" in fault[1]
+
+
+@pytest.mark.parametrize(
+    "value", ['"edge"', "[1]", "['http://edge']", "['edge:3000']", "['*']", "['']", "[[]]", "{}"]
+)
+def test_allowed_hosts_are_a_list_of_bare_names(file: Path, value: str) -> None:
+    faults = faults_of(written(file, f"[api]\nallowed_hosts = {value}"))
+    assert list(faults) == [f"{file}: api.allowed_hosts"]
+
+
+def test_allowed_hosts_may_be_addresses_too(file: Path) -> None:
+    written(file, "[api]\nallowed_hosts = ['edge_1.Example', '192.168.1.5', 'fd00::5']")
+    assert load_config(file, {}, {}).api.allowed_hosts == [
+        "edge_1.Example", "192.168.1.5", "fd00::5",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ['"192.168.1.0/24"', "[1]", "5", "{}", "[['10.0.0.0/8']]"])

@@ -16,25 +16,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Opcode
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 from edge import render
 from edge.alerts import Alert
-from edge.api import Request, Response
+from edge.api import Access, Caller, Request, Response
 from edge.api.dispatch import ALIVE_WITHIN_S, refusal
+from edge.api.door import Door
 from edge.api.live import LOAD_EVERY_S, Live
 from edge.api.server import ApiServer
 from edge.api.topics import Subscription, Topic, changes, parse_subscription
-from edge.api.viewer import PING_AFTER_S, SLOW_AFTER_S, WHOLE_EVERY_S
+from edge.api.viewer import ADMITTED_FOR_S, SLOW_AFTER_S, WHOLE_EVERY_S
 from edge.errors import RequestError
 from edge.model import LoadQuality, LoadStatus, MeterState, Snapshot, Status
+from edge.settings import ApiConfig
+from edge.tokenfile import Role
+from edge.tokens import Tokens
 from tests.brokers import Certificates, make_certificates
-from tests.building import FakeClock, a_meter, a_reading
+from tests.building import FakeClock, a_meter, a_reading, cheap_scrypts
 from tests.peers import need_program, wait_until
 from tests.test_websocket import HANDSHAKE, frame, frames_in
 
@@ -48,7 +54,13 @@ class Site:
     meters: how many. The clock stands unless a tick or a test turns it.
     """
 
-    def __init__(self, meters: int = 2, max_clients: int = 8, **server: Any) -> None:
+    def __init__(
+        self,
+        meters: int = 2,
+        max_clients: int = 8,
+        alive_within_s: float = ALIVE_WITHIN_S,
+        **server: Any,
+    ) -> None:
         self.clock = FakeClock(mono_s=1000.0)
         self.alerts: tuple[Alert, ...] = ()
         self.load = LOAD
@@ -59,12 +71,12 @@ class Site:
         self.ids = list(self.states)
         self.live = Live(
             lambda: self.alerts,
-            lambda caller: self.admitted,
+            lambda caller: self.admits(caller),  # noqa: PLW0108  tests replace it
             self.clock,
             max_clients=max_clients,
-            alive_within_s=ALIVE_WITHIN_S,
+            alive_within_s=alive_within_s,
         )
-        self.admitted = True
+        self.admits: Callable[[Caller | None], bool] = lambda _: True
         self.server = ApiServer(self._handle, refusal, host="127.0.0.1", port=0, **server)
 
     def _handle(self, request: Request) -> Response:
@@ -97,17 +109,17 @@ class Site:
         """What a client opens with."""
         return f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\n{HEAD}\r\n".encode()
 
-    def connection(self) -> socket.socket:
-        """Connect with little room for what is not read."""
+    def connection(self, receive_bytes: int = 4096) -> socket.socket:
+        """Connect with so much room for what is not read."""
         client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         client.settimeout(5)
         client.connect(("127.0.0.1", self.server.port))
         return client
 
-    def raw_client(self) -> socket.socket:
+    def raw_client(self, receive_bytes: int = 4096) -> socket.socket:
         """Open and do nothing any more; returns when something waits to be read."""
-        client = self.connection()
+        client = self.connection(receive_bytes)
         client.sendall(self.handshake)
         wait_until(
             lambda: b"snapshot" in client.recv(1000, socket.MSG_PEEK), what="the first frame"
@@ -415,6 +427,31 @@ def test_a_page_from_here_is_let_in_over_either_scheme(site: Site) -> None:
             told(client)
 
 
+def test_a_client_is_closed_soon_after_its_session_was_logged_out(
+    start: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap_scrypts(monkeypatch)
+    tokens = Tokens(tmp_path)
+    body = json.dumps({"token": tokens.add("anna", Role.READER, 0)}).encode()
+    door = Door(tokens, lambda _: Access.READER, ApiConfig(), FakeClock())
+    site = start(authorize=door.authorize)
+    site.admits = door.admits
+    logged_in = [door.log_in(Request("POST", "/", {}, {}, body)) for _ in range(2)]
+    cookies = [answer.headers[0][1].partition(";")[0] for answer in logged_in]
+    csrf = json.loads(logged_in[0].body)["data"]["csrfToken"]
+    clients = [site.client(additional_headers={"Cookie": cookie}) for cookie in cookies]
+    with clients[0] as leaves, clients[1] as stays:
+        told(leaves)
+        told(stays)
+        for _ in range(2 * int(ADMITTED_FOR_S)):
+            tick_and_tell(site, leaves)
+        door.log_out(Request("POST", "/", {}, {"cookie": cookies[0], "x-csrf-token": csrf}, b""))
+        for _ in range(int(ADMITTED_FOR_S) + 2):
+            tick_and_tell(site, stays)
+        assert close_code(leaves) == 1008
+        told_nothing_until(stays, site)
+
+
 def test_who_asks_for_no_websocket_is_told_so(site: Site) -> None:
     with socket.create_connection(("127.0.0.1", site.server.port), 5) as client:
         client.sendall(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -500,7 +537,9 @@ def test_a_slow_client_gets_the_latest_of_each_meter_and_no_backlog(
     site_bytes = len(quick_bytes(site))
     assert len(data) < 200_000 < ticks * site_bytes / 20
     last = {}
-    for _, payload in whole_frames(data):
+    for opcode, payload in whole_frames(data):
+        if opcode != Opcode.TEXT:
+            continue
         message = json.loads(payload)
         if message["type"] == "meter_reading":
             last[message["data"]["meterId"]] = message["data"]["currentPower"]
@@ -530,12 +569,39 @@ def test_a_client_that_stops_reading_is_closed_and_nobody_else_notices(
         told(other)
         fill(site, other, by_s=0.02)
         assert site.live.clients == 2
-        for _ in range(int(SLOW_AFTER_S) + 2):
+        for second in range(int(SLOW_AFTER_S) + 2):
+            if second < SLOW_AFTER_S / 2:
+                stuck.sendall(frame(10, b""))  # what it sends does not show that it reads
             fill(site, other, ticks=1, by_s=1.0)
         wait_until(lambda: site.live.closed_slow == 1, what="the stuck client's end")
         assert site.live.clients == 1
         assert ends_with_a_reset(stuck)
         told_nothing_until(other, site)
+
+
+def test_a_client_that_stops_reading_is_closed_though_its_system_takes_all_there_is(
+    site: Site,
+) -> None:
+    with site.raw_client(receive_bytes=4 * 1024 * 1024) as stuck, site.client() as other:
+        told(other)
+        stopped_s = site.clock.mono_s()
+        while site.clock.mono_s() - stopped_s < SLOW_AFTER_S - 1:
+            tick_and_tell(site, other)
+        assert site.live.clients == 2
+        for _ in range(4):
+            tick_and_tell(site, other)
+        wait_until(lambda: site.live.clients == 1, what="the stuck client's end")
+        assert site.live.closed_slow == 1
+        assert ends_with_a_reset(stuck)
+        told_nothing_until(other, site)
+
+
+def tick_and_tell(site: Site, reader: Connection) -> None:
+    """Let a second pass and something be told; the reader reads it, and what came before."""
+    site.load = replace(site.load, available_kw=site.load.available_kw - 1)
+    site.tick(1.0)
+    while told(reader)["data"].get("availableCapacity") != site.load.available_kw:
+        pass
 
 
 def fill(site: Site, reader: Connection, *, by_s: float, ticks: int = 100) -> None:
@@ -572,17 +638,24 @@ def http_clients() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("http-")]
 
 
-def test_a_client_that_answers_pings_stays_and_one_that_does_not_is_closed(site: Site) -> None:
-    with site.client(ping_interval=None) as lively, site.raw_client() as dead:
-        told(lively)
-        for _ in range(4 * int(PING_AFTER_S)):
-            site.tick(1.0)
-            time.sleep(0.01)
-        wait_until(lambda: site.live.clients == 1, what="the dead client's end")
+def test_a_client_that_answers_pings_stays(site: Site) -> None:
+    with site.client(ping_interval=None) as client:
+        told(client)
+        for _ in range(3 * int(SLOW_AFTER_S)):
+            tick_and_tell(site, client)
+        assert site.live.clients == 1
         assert site.live.closed_slow == 0
-        assert ends_with_a_reset(dead)
-        while told(lively)["type"] != "load_status":
-            pass
+
+
+def test_a_client_is_pinged_before_it_is_closed_however_late_that_is(
+    start: Callable[..., Site],
+) -> None:
+    site = start(alive_within_s=60.0)
+    with site.client(ping_interval=None) as client:
+        told(client)
+        site.tick(3 * SLOW_AFTER_S)  # as after a machine that stood still
+        tick_and_tell(site, client)
+        assert site.live.closed_slow == 0
 
 
 def test_a_client_that_talks_too_much_is_closed(site: Site) -> None:

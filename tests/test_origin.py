@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Collection
 
 import pytest
 
 from edge.api import Request
-from edge.api.origin import refuse_foreign_change, refuse_other_origin, refuse_rebound_host
+from edge.api.origin import (
+    refuse_foreign_change,
+    refuse_other_origin,
+    refuse_rebound_host,
+    refuse_unknown_host,
+)
 from edge.errors import RequestError
 
 
 def code_of(
-    refuse: Callable[..., None], *context: str, method: str = "POST", **headers: str
+    refuse: Callable[..., None], *context: Collection[str], method: str = "POST", **headers: str
 ) -> str | None:
     """The code that a request is refused with, or None."""
     try:
@@ -45,20 +51,53 @@ def code_of(
 def test_on_loopback_only_names_and_pages_of_this_machine(
     authority: str, own_host: str, local: bool
 ) -> None:
-    rebound = code_of(refuse_rebound_host, own_host, method="GET", host=authority)
+    names = ("proxy.example", own_host)
+    rebound = code_of(refuse_rebound_host, names, method="GET", host=authority)
     assert rebound == (None if local else "FOREIGN_HOST")
     for scheme in ("http", "HTTPS"):
         page = f"{scheme}://{authority}"
-        change = code_of(refuse_foreign_change, own_host, origin=page)
+        change = code_of(refuse_foreign_change, names, origin=page)
         assert change == (None if local else "FOREIGN_ORIGIN")
-        assert code_of(refuse_foreign_change, own_host, method="GET", origin=page) is None
+        assert code_of(refuse_foreign_change, names, method="GET", origin=page) is None
+
+
+@pytest.mark.parametrize(
+    ("authority", "known"),
+    [
+        ("192.168.1.5:3000", True),
+        ("[fd00::5]:3000", True),
+        ("LOCALHOST:3000", True),
+        ("pi-7", True),
+        ("PI-7.lan.example:3000", True),
+        ("pi-7.local", True),
+        ("dlm.Example", True),
+        ("evil.example", False),
+        ("pi-7.evil.example", False),
+        ("pi-7.local.evil.example", False),
+        ("pi", False),
+        ("lan.example", False),
+        ("192.168.1.5.example", False),
+        ("2130706433", False),
+        ("fd00::5", False),
+        (".local", False),
+        ("", False),
+    ],
+)
+def test_on_a_network_only_addresses_and_names_that_nobody_else_can_give(
+    authority: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Pi-7.lan.example")
+    refused = None if known else "FOREIGN_HOST"
+    names = ("0.0.0.0", "DLM.example")
+    assert code_of(refuse_unknown_host, names, method="GET", host=authority) == refused
 
 
 def test_programs_say_neither_host_nor_origin() -> None:
-    assert code_of(refuse_rebound_host, "localhost") is None
-    assert code_of(refuse_foreign_change, "localhost") is None
+    assert code_of(refuse_rebound_host, ["localhost"]) is None
+    assert code_of(refuse_unknown_host, ["localhost"]) is None
+    assert code_of(refuse_foreign_change, ["localhost"]) is None
     assert code_of(refuse_other_origin, host="edge") is None
-    assert code_of(refuse_foreign_change, "localhost", origin="null") == "FOREIGN_ORIGIN"
+    assert code_of(refuse_foreign_change, ["localhost"], origin="null") == "FOREIGN_ORIGIN"
 
 
 @pytest.mark.parametrize(

@@ -838,6 +838,17 @@ def test_two_hundred_clients_at_once(serve: Serve) -> None:
 # --- Who may ask ---------------------------------------------------------------------------------
 
 
+def test_a_proxy_on_this_machine_asks_by_a_name_that_is_allowed(serve: Serve) -> None:
+    server, _ = serve(allowed_hosts=["DLM.example"])
+    with Client(server.port) as client:
+        assert client.ask(GET.replace(b"localhost", b"dlm.example:443"))[0] == 200
+        origin = b"Origin: https://dlm.example"
+        assert client.ask(post(b"{}", origin).replace(b"localhost", b"dlm.example"))[0] == 200
+        assert client.ask(GET)[0] == 200
+    with Client(server.port) as client:
+        assert client.ask(GET.replace(b"localhost", b"evil.example"))[0] == 403
+
+
 def test_hosts_are_not_judged_beyond_loopback(serve: Serve) -> None:
     server, _ = serve(host="0.0.0.0")
     with Client(server.port) as client:
@@ -1055,6 +1066,7 @@ def test_who_need_not_say_who_they_are_is_logged_by_address(
     server, _ = serve(authorize=lambda _: Caller("", Role.ADMIN))
     with Client(server.port) as client:
         assert client.ask(GET.replace(b"GET", b"M" * 15_000))[0] == 200
+        assert client.ask(GET)[0] == 200  # until then the first may not be logged yet
     (message,) = caplog.messages
     assert message.startswith("127.0.0.1: " + "M" * 32 + " '/': 200, ")
 

@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,13 +154,78 @@ def test_nothing_else_is_a_token(text: str) -> None:
     assert not tokens.is_local(text)
 
 
-def test_an_unknown_id_costs_as_much_as_a_wrong_secret(folder: Path, scrypts: list[bytes]) -> None:
+def test_a_wrong_secret_costs_a_hash_and_an_unknown_id_none(
+    folder: Path, scrypts: list[bytes]
+) -> None:
     tokens = Tokens(folder)
     text = tokens.add("anna", Role.ADMIN, NOW_MS)
     scrypts.clear()
     assert tokens.verify(NO_TOKEN) is None
+    assert not scrypts
     assert tokens.verify(text[:13] + "A" * 43) is None
-    assert len(scrypts) == 2
+    assert len(scrypts) == 1
+
+
+def test_one_thread_makes_all_hashes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, names = Tokens(folder), set()
+    text = tokens.add("anna", Role.ADMIN, NOW_MS)
+
+    def noting(*_: Any, **__: Any) -> bytes:
+        names.add(threading.current_thread().name)
+        return b""
+
+    monkeypatch.setattr(hashlib, "scrypt", noting)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(tokens.verify, [text[:13] + "A" * 43] * 8))
+        found += pool.map(Tokens(folder).verify, [text[:13] + "A" * 43] * 8)
+    assert found == [None] * 16
+    assert names == {"scrypt"}
+
+
+def test_a_hash_that_cannot_be_made_is_told_to_who_needs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = Tokens(folder)
+    text = tokens.add("anna", Role.ADMIN, NOW_MS)
+
+    def fails(*_: Any, **__: Any) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "scrypt", fails)
+        with pytest.raises(MemoryError):
+            tokens.verify(text)
+    assert tokens.verify(text) is not None
+
+
+CLIENTS = """
+import sys, threading
+from pathlib import Path
+from edge.tokens import Tokens
+
+def size_kb():
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+
+tokens, end = Tokens(Path(sys.argv[1])), threading.Event()
+before_kb = size_kb()
+for _ in range(12):
+    done = threading.Event()
+    def ask(done=done):
+        assert tokens.verify(sys.argv[2]) is None
+        done.set()
+        end.wait()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait()
+print(size_kb() - before_kb)
+"""
+
+
+def test_wrong_tokens_of_many_clients_cost_the_memory_of_one(folder: Path) -> None:
+    text = Tokens(folder).add("anna", Role.ADMIN, NOW_MS)
+    command = [sys.executable, "-c", CLIENTS, str(folder), text[:13] + "A" * 43]
+    ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert 0 < int(ended.stdout) < 2 * 16 * 1024
 
 
 def test_what_was_found_right_is_found_again_without_a_hash(
@@ -189,8 +255,7 @@ def test_a_change_by_another_process_is_seen_at_once(folder: Path, scrypts: list
     assert service.are_needed
     assert service.verify(text) is not None
     other = shell.add("bob", Role.READER, NOW_MS)
-    assert service.recall(text) is None, "dropped with the file"
-    assert service.verify(text) is not None
+    assert service.recall(text) is not None, "it is as it was"
     key = service.session_key
     shell.remove("Anna")
     assert service.recall(text) is service.verify(text) is service.find(text[4:12]) is None
@@ -198,6 +263,21 @@ def test_a_change_by_another_process_is_seen_at_once(folder: Path, scrypts: list
     assert service.session_key == key, "who is logged in stays so"
     shell.remove("bob")
     assert not service.are_needed
+
+
+@pytest.mark.parametrize("changed", ["salt", "hash"])
+def test_what_is_not_as_it_was_has_to_be_proved_again(
+    folder: Path, scrypts: list[bytes], changed: str
+) -> None:
+    tokens = Tokens(folder)
+    text, other = (tokens.add(name, Role.ADMIN, NOW_MS) for name in ("anna", "bob"))
+    assert tokens.verify(text) is not None
+    assert tokens.verify(other) is not None
+    new = document(folder)
+    new["tokens"][text[4:12]][changed] = "00" * 32
+    (folder / TOKENS_FILE).write_text(json.dumps(new))
+    assert tokens.recall(text) is tokens.verify(text) is None
+    assert tokens.recall(other) is not None
 
 
 def test_a_token_that_is_removed_while_its_hash_is_made_is_none(

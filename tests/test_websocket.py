@@ -414,6 +414,16 @@ def test_a_reason_of_123_bytes_is_answered() -> None:
     assert closed_with(after(close(1000, b"r" * 123))) == 1000
 
 
+def test_who_is_given_up_is_told_so_and_not_heard_any_more() -> None:
+    session = Session()
+    session.fail(GOING_AWAY, "enough")
+    assert session.ended
+    assert session.receive(frame(PING, b"x") + frame(TEXT, b"y") + close(1000)) == []
+    assert frames_in(session.to_send()) == [(CLOSE, b"\x03\xe9enough")]
+    session.fail(GOING_AWAY, "again")
+    assert not session.to_send()
+
+
 def test_what_comes_after_a_close_is_not_looked_at() -> None:
     session = after(close(1000))
     session.to_send()

@@ -110,7 +110,7 @@ def show_template(context: Context) -> shapes.TemplateDetails:
 
 
 def _unusable(error: ConfigError) -> RequestError:
-    """What is told of a file of the library, or of a folder that went away; never its whole path."""
+    """What is told of a file of the library, or of a folder that went away; no path of it."""
     what = Path(error.source).name or "The device library"
     message = f"{what} cannot be used; correct what `details` lists."
     faults = error.faults

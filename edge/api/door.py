@@ -11,26 +11,28 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import Annotated, TypedDict
 
 import attrs
 
-from edge.api import Caller, Request, Response
+from edge.api import Access, Caller, Request, Response
 from edge.api.attempts import Attempts
-from edge.api.route import Access, answer, json_body
+from edge.api.documents import answer, json_body
+from edge.api.origin import refuse_other_origin, refuse_unknown_host
 from edge.api.sessions import Session, Sessions, cookie_of, is_csrf_token, set_cookie
+from edge.checks import text
 from edge.clock import Clock
 from edge.errors import Faulty, RequestError
 from edge.settings import ApiConfig
-from edge.structure import camel_case, key, structure, text
-from edge.tokens import Role, Token, Tokens
+from edge.shapes import SessionInfo
+from edge.structure import camel_case, key, structure
+from edge.tokenfile import Role
+from edge.tokens import Token, Tokens
 
 _BEARER = re.compile(r"bearer +([^ ]+)", re.IGNORECASE)
-_ORIGIN = re.compile(r"(https?)://([^/]+)")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _CHALLENGE = ("WWW-Authenticate", "Bearer")
 _PROGRAMS_HERE = Caller("(local)", Role.ADMIN)
 """Who has the token of this run; no stored one can have such a name."""
+_WHOEVER_CONNECTS = Caller("", Role.ADMIN)
 
 _log = logging.getLogger("edge.api")
 
@@ -40,15 +42,6 @@ class Login:
     """The body of POST /api/login."""
 
     token: str = key(check=text(200), secret=True)
-
-
-class Who(TypedDict):
-    """Whether a token is needed, and who asks."""
-
-    required: bool
-    name: Annotated[str | None, "of the token"]
-    role: Annotated[str, Role] | None
-    csrfToken: Annotated[str | None, "goes into X-CSRF-Token with each change by cookie"]
 
 
 class Door:
@@ -74,14 +67,17 @@ class Door:
         self._tell_fault()
 
     def authorize(self, request: Request) -> Caller | None:
-        """Let a request in: who makes it, or None where nobody has to say.
+        """Let a request in: who makes it, or None where everyone may ask, known or not.
 
         request: its body is not read. Raises RequestError 401, 403, 429 or 503. May wait for its
         turn to check a token, a few seconds.
         """
         access = self._access_of(request)
-        if access is Access.PUBLIC or self.is_open:
+        if access is Access.PUBLIC:
             return None
+        if self.is_open:
+            refuse_unknown_host(request, (self._config.host, *self._config.allowed_hosts))
+            return _WHOEVER_CONNECTS
         if access is Access.METRICS and self._metrics_are_public:
             return None
         caller = self._caller(request)
@@ -104,6 +100,9 @@ class Door:
         """Tell whether who was let in would be still; for what lasts longer than a request."""
         if caller is None or self.is_open:
             return self.is_open
+        if caller.session:
+            _, token = self._read_session(caller.session)
+            return token is not None and caller == _caller_of(token)
         return caller == _PROGRAMS_HERE or caller in map(_caller_of, self._tokens.all())
 
     # --- Calls of the dashboard ---
@@ -117,7 +116,7 @@ class Door:
             message = f"The login cannot be used: {exc.faults[0]}."
             raise RequestError(400, "VALIDATION_ERROR", message, exc.faults) from None
         if self.is_open:
-            return self._who(None, None)
+            return answer(self._info(None, None))
         token = self._verified(request, body.token.strip())
         key_ = self._tokens.session_key
         if token is None or key_ is None:
@@ -125,35 +124,35 @@ class Door:
         session = self._sessions.begin(key_, token.id, self._now_s())
         _log.info("%s logged in from %s", token.name, request.peer)
         cookie = set_cookie(session.value, secure=request.secure)
-        return self._who(_caller_of(token), session, cookie)
+        return answer(self._info(_caller_of(token), session), headers=(cookie,))
 
     def log_out(self, request: Request) -> Response:
         """End the session of a browser, if it has one. Raises RequestError 403."""
-        session, _ = self._session(request)
-        if session is not None:
-            _refuse_foreign_page(request, session)
+        session, token = self._session(request)
+        if session is not None and token is not None:
+            refuse_other_origin(request)
+            _require_csrf_token(request, session)
             self._sessions.end(session)
-        return self._who(None, None, set_cookie("", secure=request.secure))
+            _log.info("%s logged out from %s", token.name, request.peer)
+        cookie = set_cookie("", secure=request.secure)
+        return answer(self._info(None, None), headers=(cookie,))
 
-    def show_session(self, request: Request) -> Response:
+    def show_session(self, request: Request) -> SessionInfo:
         """Say who asks, and what their page has to send with a change. Raises as `authorize`."""
         if self.is_open:
-            return self._who(None, None)
+            return self._info(None, None)
         by_cookie = "authorization" not in request.headers
-        return self._who(self._caller(request), self._session(request)[0] if by_cookie else None)
+        return self._info(self._caller(request), self._session(request)[0] if by_cookie else None)
 
-    def _who(
-        self, caller: Caller | None, session: Session | None, *headers: tuple[str, str]
-    ) -> Response:
+    def _info(self, caller: Caller | None, session: Session | None) -> SessionInfo:
         is_open = self.is_open
         role = Role.ADMIN if is_open else caller.role if caller else None
-        who: Who = {
+        return {
             "required": not is_open,
             "name": caller.name if caller else None,
             "role": role.value if role else None,
             "csrfToken": session.csrf_token if session else None,
         }
-        return answer(who, headers=headers)
 
     # --- Who asks ---
 
@@ -174,8 +173,9 @@ class Door:
         if session is None or token is None:
             return None
         if request.method != "GET":
-            _refuse_foreign_page(request, session)
-        return _caller_of(token)
+            refuse_other_origin(request)
+            _require_csrf_token(request, session)
+        return _caller_of(token, session)
 
     def _verified(self, request: Request, given: str) -> Token | None:
         """The token that a text is, checked within the limits of attempts. Raises RequestError."""
@@ -183,13 +183,17 @@ class Door:
         if known is not None:
             return known
         claimed = self._tokens.claimed(given)
-        return self._attempts.make(
-            request.peer, claimed.id if claimed else "", lambda: self._tokens.verify(given)
-        )
+        if claimed is None:
+            self._attempts.fail(request.peer)
+            return None
+        return self._attempts.make(request.peer, claimed.id, lambda: self._tokens.verify(given))
 
     def _session(self, request: Request) -> tuple[Session, Token] | tuple[None, None]:
         """The session of a request's cookie, and its token, if both are still good."""
         value = cookie_of(request.headers.get("cookie", ""), secure=request.secure)
+        return self._read_session(value)
+
+    def _read_session(self, value: str) -> tuple[Session, Token] | tuple[None, None]:
         key_ = self._tokens.session_key
         if not value or key_ is None:
             return None, None
@@ -219,32 +223,8 @@ class Door:
         return self._config.on_loopback if said is None else said
 
 
-def refuse_other_origin(request: Request) -> None:
-    """Refuse what a web page that is not ours makes a browser send. Raises RequestError 403.
-
-    A browser says in Origin where the page is from, and in Host whom it believes to ask. The scheme
-    may differ: a proxy in front of us may be who speaks TLS.
-    """
-    origin = request.headers.get("origin")
-    if origin is None:  # no browser, or nothing that another page may have made
-        return
-    match = _ORIGIN.fullmatch(origin.lower())
-    if match is not None:
-        port = _DEFAULT_PORTS[match[1]]
-        host = request.headers.get("host", "").lower()
-        if match[2].removesuffix(port) == host.removesuffix(port):
-            return
-    raise RequestError(
-        403,
-        "FOREIGN_ORIGIN",
-        "A web page from elsewhere may not change anything here; a proxy in between has to pass "
-        "the Host header on.",
-    )
-
-
-def _refuse_foreign_page(request: Request, session: Session) -> None:
-    """Refuse a change that a cookie alone vouches for. Raises RequestError 403."""
-    refuse_other_origin(request)
+def _require_csrf_token(request: Request, session: Session) -> None:
+    """Refuse a change for which only a cookie vouches. Raises RequestError 403."""
     if not is_csrf_token(session, request.headers.get("x-csrf-token", "")):
         raise RequestError(
             403,
@@ -254,5 +234,5 @@ def _refuse_foreign_page(request: Request, session: Session) -> None:
         )
 
 
-def _caller_of(token: Token) -> Caller:
-    return Caller(token.name, token.role)
+def _caller_of(token: Token, session: Session | None = None) -> Caller:
+    return Caller(token.name, token.role, session.value if session else "")

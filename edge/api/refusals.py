@@ -28,7 +28,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "FORBIDDEN": Refusal(403, "The token permits to look, not to change."),
     "CSRF": Refusal(403, "A change by cookie lacks the header `X-CSRF-Token`."),
-    "FOREIGN_HOST": Refusal(403, "Bound to loopback, the service is asked by another name."),
+    "FOREIGN_HOST": Refusal(403, "The service is asked by a name that it is not known by."),
     "FOREIGN_ORIGIN": Refusal(403, "A web page from elsewhere asks."),
     "NOT_FOUND": Refusal(404, "There is nothing at this path."),
     "METER_NOT_FOUND": Refusal(404, "No meter has this id."),

@@ -22,8 +22,8 @@ SLOW_AFTER_S = 10.0
 """A client that takes nothing for so long is closed."""
 PING_AFTER_S = 4.0
 """Who was silent for so long is pinged."""
-SILENT_AFTER_S = 10.0
-"""Who was silent for so long is closed. The answer to a ping shows that all before it was read: a
+PONG_WITHIN_S = SLOW_AFTER_S - PING_AFTER_S
+"""Who does not answer that for so long is closed. An answer shows that all before it was read: a
 system that keeps megabytes for a client takes them for long after that one stopped reading."""
 ADMITTED_FOR_S = 5.0
 """A client whose token was removed is closed after this long."""
@@ -76,7 +76,8 @@ class Viewer:
         """Before then it is not told the whole again."""
         self._leave_by_s: float | None = None
         """When it has to be gone, once it is leaving."""
-        self._pinged = False
+        self._pinged_s: float | None = None
+        """When it was sent a ping, if it sent nothing since."""
         self._output_ended = False
         self._sends_after_receiving = False
         """TLS has to receive first."""
@@ -115,13 +116,12 @@ class Viewer:
 
     def take(self, data: bytes, now_s: float) -> None:
         """Take bytes that were received already."""
-        self._heard_s, self._pinged = now_s, False
+        self._heard_s, self._pinged_s = now_s, None
         self._received_bytes += len(data)
-        if self._received_bytes <= _FREE_BYTES + _FREE_BYTES_PER_S * (now_s - self._since_s):
-            self._session.receive(data)
-        else:
-            self.close(POLICY_VIOLATION, "nothing is to be sent here but answers to pings")
-            self._leave_by_s = now_s
+        if self._received_bytes > _FREE_BYTES + _FREE_BYTES_PER_S * (now_s - self._since_s):
+            reason = "nothing is to be sent here but answers to pings"
+            self._session.fail(POLICY_VIOLATION, reason)
+        self._session.receive(data)
 
     # --- What it is sent ---
 
@@ -141,8 +141,8 @@ class Viewer:
 
         frames: what is known now; None while nothing is.
         """
-        if now_s - self._heard_s > PING_AFTER_S and not self._pinged:
-            self._pinged = True
+        if now_s - self._heard_s > PING_AFTER_S and self._pinged_s is None:
+            self._pinged_s = now_s
             self._session.ping()
         if not self._session.open and self._leave_by_s is None:
             self._leave_by_s = now_s + _LEAVE_WITHIN_S
@@ -194,13 +194,14 @@ class Viewer:
         return now_s - self._admitted_s <= ADMITTED_FOR_S
 
     def is_slow(self, now_s: float) -> bool:
-        """Whether it took nothing for too long: of what there is for it, or of pings."""
-        is_stuck = bool(self._out) and now_s - self._moved_s > SLOW_AFTER_S
-        return is_stuck or now_s - self._heard_s > SILENT_AFTER_S
+        """Whether it took nothing for too long of what there is for it, or does not answer."""
+        if self._pinged_s is not None and now_s - self._pinged_s > PONG_WITHIN_S:
+            return True
+        return bool(self._out) and now_s - self._moved_s > SLOW_AFTER_S
 
     def is_overdue(self, now_s: float) -> bool:
         """Whether it should have left by now."""
-        return self._leave_by_s is not None and now_s >= self._leave_by_s
+        return self._leave_by_s is not None and now_s > self._leave_by_s
 
     def cut(self, *, reset: bool) -> None:
         """Close the socket. reset: the system is to give up what was not taken."""

@@ -157,6 +157,14 @@ class Session:
         if self.open:
             self._protocol.send_close(code, reason)
 
+    def fail(self, code: int, reason: str) -> None:
+        """Close, and look at nothing any more that comes. reason: as above.
+
+        Source: RFC 6455, 7.1.7.
+        """
+        if self.open:
+            self._protocol.fail(code, reason)
+
     def to_send(self) -> bytes:
         """Give what is to be sent since it was asked the last time; it may be empty."""
         return b"".join(self._protocol.data_to_send())
