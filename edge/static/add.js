@@ -1,217 +1,196 @@
 /** Adding a meter step by step, and editing one: device, connection, test, name. */
 
 import {readerNote} from './actions.js';
-import {get, isAdmin, post, put} from './api.js';
+import {get, isAdmin, meterPath, post, put} from './api.js';
 import {h, replace} from './dom.js';
 import {connectionForm, detailsForm} from './connection.js';
 import {devicePicker} from './devices.js';
-import {Draft, mergePatch, placeFaults} from './fields.js';
-import {busy, card, failed, icon, note, spinner} from './parts.js';
+import {mergePatch, placeFaults} from './fields.js';
+import {busy, button, card, failed, note, pageHead, spinner} from './parts.js';
 import {t} from './text.js';
 import {trial} from './trial.js';
 
 const STEPS = ['device', 'connection', 'test', 'details'];
 const KEPT = ['name', 'location', 'protocol', 'meterType', 'pollInterval', 'staleAfter', 'maxPower', 'communication'];
 
-/** Makes the page: of the guided way to a new meter, or of the meter with an id. */
-export function page([id]) {
-  const title = t(id ? 'edit.title' : 'add.title');
-  const node = h('div', {class: 'stack'}, spinner());
-  let form = null;
+export function page([id], leaving) {
+	const title = t(id ? 'edit.title' : 'add.title');
+	const node = h('div.stack');
 
-  async function load() {
-    replace(node, spinner());
-    try {
-      const [templates, meter] = await Promise.all([
-        get('/api/templates'),
-        id && get(`/api/energy-meters/${encodeURIComponent(id)}`),
-      ]);
-      form = new MeterForm(templates, meter);
-      const heading = id ? t('edit.titleNamed', {name: meter.name}) : title;
-      replace(node, h('div', {class: 'page-head'}, h('h1', null, heading)), form.node);
-      form.start();
-    } catch (error) {
-      if (!error.code) throw error;
-      replace(node, h('h1', null, title), failed(error, load));
-    }
-  }
+	async function load() {
+		replace(node, spinner());
+		try {
+			const [templates, meter] = await Promise.all([get('/api/templates'), id && get(meterPath(id))]);
+			const form = id ? await editForm(templates, meter, leaving) : addForm(templates, leaving);
+			replace(node, pageHead(id ? t('edit.titleNamed', {name: meter.name}) : title), form);
+		} catch (error) {
+			if (!error.code) throw error;
+			replace(node, pageHead(title), failed(error, load));
+		}
+	}
 
-  if (isAdmin()) load();
-  else replace(node, h('h1', null, title), readerNote(), h('p', null, h('a', {class: 'button', href: '#/meters'}, t('meter.toList'))));
-  return {node, title, destroy: () => form?.destroy()};
+	if (isAdmin()) load();
+	else replace(node, pageHead(title), readerNote(), h('a', {href: '#/meters'}, t('meter.toList')));
+	return {node, title};
 }
 
-/** The form. meter: as the API shows the one to edit; without it, a new one is added. */
-class MeterForm {
-  constructor(templates, meter) {
-    this.meter = meter;
-    this.templates = templates;
-    const known = KEPT.filter((name) => ![null, undefined, ''].includes(meter?.[name]));
-    this.before = meter ? Object.fromEntries(known.map((name) => [name, meter[name]])) : {communication: {}};
-    this.draft = new Draft(this.before);
-    this.steps = meter ? STEPS.slice(1) : STEPS;
-    this.trial = trial(this.draft, {
-      onFaults: (error) => this.showFaults(error),
-      onApply: (name, register) => this.apply(name, register),
-      onDone: (good) => this.judge(good),
-    });
-    this.connection = h('div', {class: 'stack', oninput: () => this.trial.invalidate()});
-    this.details = h('div', {class: 'stack'});
-    const bodies = {
-      device: !meter && devicePicker(templates, this.draft, () => (this.changed = true)),
-      connection: this.connection, test: this.trial.node, details: this.details,
-    };
-    this.summaries = {};
-    this.sections = Object.fromEntries(this.steps.map((name) => [name, this.section(name, bodies[name])]));
-    this.rail = h('ol', {class: 'rail', 'aria-label': t('add.steps')});
-    this.buttons = h('div', {class: 'row'});
-    this.node = h('form', {class: 'stack', novalidate: true, onsubmit: (event) => this.submit(event)},
-      !meter && this.rail, Object.values(this.sections), this.buttons);
-  }
+/** All that is known of a meter at once. meter: as the API shows it. */
+async function editForm(templates, meter, leaving) {
+	const known = KEPT.filter((name) => ![null, undefined, ''].includes(meter[name]));
+	const before = Object.fromEntries(known.map((name) => [name, meter[name]]));
+	const path = `#/meters/${meter.id}`;
+	const parts = formParts(templates, before, leaving, {});
+	const save = h('button.button.primary', t('form.saveChanges'));
+	const store = async () => {
+		const patch = mergePatch(before, parts.draft);
+		if (Object.keys(patch).length) await put(meterPath(meter.id), patch);
+		location.hash = path;
+	};
+	await parts.drawConnection();
+	parts.drawDetails();
+	return formOf(() => busy(save, () => parts.attempt(store, 'details')),
+		['connection', 'test', 'details'].map((name) => parts.sections[name]), h('div.row', save, cancelLink(path)));
+}
 
-  section(name, body) {
-    this.summaries[name] = h('div', {class: 'stack summary', role: 'alert'});
-    const section = card(t(`step.${name}`), {}, this.summaries[name], body);
-    section.querySelector('h2').tabIndex = -1;
-    return section;
-  }
+/** The guided way to a new meter, one step after the other. */
+function addForm(templates, leaving) {
+	const rail = h('ol.rail', {'aria-label': t('add.steps')});
+	const buttons = h('div.row');
+	const parts = formParts(templates, {communication: {}}, leaving, {
+		// A good test makes the way on the button to press.
+		onTested: judge,
+		toStep: (name) => step !== name && show(name, false),
+	});
+	const {draft, sections} = parts;
+	let step = STEPS[0];
+	let next = null;
 
-  destroy() {
-    this.trial.stop();
-  }
+	function judge(good) {
+		const text = step === 'details' ? 'meters.add' : step === 'test' && !good ? 'form.nextAnyway' : 'form.next';
+		replace(next, t(text));
+		next.classList.toggle('primary', step !== 'test' || good);
+	}
 
-  async start() {
-    if (!this.meter) {
-      this.show('device', false);
-      return;
-    }
-    await this.drawConnection();
-    this.drawDetails();
-    replace(this.buttons, this.saveButton(), h('a', {class: 'button', href: `#/meters/${this.meter.id}`}, t('form.cancel')));
-  }
+	async function show(name, moveFocus = true) {
+		parts.trial.stop();
+		if (name === 'connection') await parts.drawConnection();
+		if (name === 'details') parts.drawDetails();
+		step = name;
+		const at = STEPS.indexOf(name);
+		for (const one of STEPS) sections[one].hidden = one !== name;
+		replace(rail, STEPS.map((one, i) => h('li', {'aria-current': i === at && 'step', class: i < at && 'done'}, t(`step.${one}`))));
+		next = h('button.button');
+		judge(false);
+		replace(buttons, at > 0 && button(t('form.back'), () => show(STEPS[at - 1]), {icon: 'back'}), next, cancelLink('#/meters'));
+		if (moveFocus) sections[name].querySelector('h2').focus();
+		if (name === 'test') parts.trial.run();
+	}
 
-  // --- Steps
+	async function store() {
+		location.hash = `#/meters/${(await post('/api/energy-meters', draft)).id}`;
+	}
 
-  async submit(event) {
-    event.preventDefault();
-    const at = this.steps.indexOf(this.step);
-    if (this.meter || this.step === this.steps.at(-1)) await busy(this.save, () => this.store());
-    else if (this.step === 'device' && !this.draft.document.protocol) this.tell('device', [{message: t('device.missing')}]);
-    else await busy(this.nextButton, () => this.show(this.steps[at + 1]));
-  }
+	function goOn() {
+		if (step === 'device' && !draft.protocol) return parts.tell('device', [{message: t('device.missing')}]);
+		return busy(next, () => (step === 'details' ? parts.attempt(store, step) : show(STEPS[STEPS.indexOf(step) + 1])));
+	}
 
-  /** Goes to a step of the guided way, and tells keyboard and screen reader where they are. */
-  async show(name, moveFocus = true) {
-    if (this.step === 'test') this.trial.stop();
-    if (this.changed && name === 'connection') {
-      this.changed = false;
-      this.trial.invalidate();
-      replace(this.details);
-      await this.drawConnection();
-    }
-    if (name === 'details') this.drawDetails();
-    this.step = name;
-    const at = this.steps.indexOf(name);
-    for (const [one, section] of Object.entries(this.sections)) section.hidden = one !== name;
-    replace(this.rail, this.steps.map((one, i) =>
-      h('li', {'aria-current': i === at && 'step', class: i < at && 'done'}, t(`step.${one}`))));
-    this.drawButtons(at);
-    if (moveFocus) this.sections[name].querySelector('h2').focus();
-    if (name === 'test') this.trial.run();
-  }
+	show(step, false);
+	return formOf(goOn, rail, Object.values(sections), buttons);
+}
 
-  drawButtons(at) {
-    const last = at === this.steps.length - 1;
-    const onclick = () => this.show(this.steps[at - 1]);
-    this.nextButton = h('button', {class: 'button primary'}, t('form.next'));
-    this.judge(false);
-    replace(this.buttons,
-      at > 0 && h('button', {type: 'button', class: 'button', onclick}, icon('back'), t('form.back')),
-      last ? this.saveButton() : this.nextButton,
-      h('a', {class: 'button quiet', href: '#/meters'}, t('form.cancel')));
-  }
+/**
+ * What both forms are made of: the draft, a card for each step, and how faults are told in them.
+ * onTested(good): an answer of the meter came; toStep(name): a step has a fault that is to be seen.
+ */
+function formParts(templates, document, leaving, {onTested = () => {}, toStep = () => {}}) {
+	const draft = structuredClone(document);
+	const tester = trial(draft, {onFaults: (error) => showFaults(error, 'test'), onApply: apply, onDone: onTested});
+	const connection = h('div.stack', {oninput: tester.invalidate});
+	const details = h('div.stack');
+	const device = devicePicker(templates, draft, () => {
+		drawn = null;
+		tester.invalidate();
+		replace(details);
+	});
+	const summaries = {};
+	const sections = {};
+	let drawn = null;
+	leaving.addEventListener('abort', tester.stop);
+	for (const [name, body] of Object.entries({device, connection, test: tester.node, details})) {
+		summaries[name] = h('div.stack', {role: 'alert'});
+		sections[name] = card(t(`step.${name}`), h('div.stack', summaries[name], body));
+		sections[name].querySelector('h2').tabIndex = -1;
+	}
 
-  /** A good test makes the way on the button to press. */
-  judge(good) {
-    if (this.step !== 'test') return;
-    replace(this.nextButton, t(good ? 'form.next' : 'form.nextAnyway'));
-    this.nextButton.classList.toggle('primary', good);
-  }
+	async function drawConnection() {
+		if (drawn) return;
+		const {template} = draft.communication;
+		try {
+			drawn = {template: template ? await get(`/api/templates/${encodeURIComponent(template)}`) : null};
+			connectionForm(connection, draft, drawn.template);
+		} catch (error) {
+			if (!error.code) throw error;
+			replace(connection, failed(error, drawConnection));
+		}
+	}
 
-  saveButton() {
-    this.save = h('button', {class: 'button primary'}, t(this.meter ? 'form.saveChanges' : 'form.save'));
-    return this.save;
-  }
+	function drawDetails() {
+		if (!details.firstChild) detailsForm(details, draft, templates.find(({name}) => name === draft.communication.template));
+	}
 
-  /** Draws the fields of the connection; a template's own settings are shown as what holds. */
-  async drawConnection() {
-    const {template: name} = this.draft.communication;
-    let template = null;
-    try {
-      template = name ? await get(`/api/templates/${encodeURIComponent(name)}`) : null;
-    } catch (error) {
-      replace(this.connection, failed(error, () => this.drawConnection()));
-      return;
-    }
-    this.redraw = () => connectionForm(this.connection, this.draft, template, this.redraw);
-    this.redraw();
-  }
+	/** Takes over how a quantity is to be read, and tries again. */
+	function apply(name, {wordOrder, ...entry}) {
+		if (!entry.type.endsWith('16')) entry.wordOrder = wordOrder;
+		const registers = {...draft.communication.registers, [name]: entry};
+		delete registers[`${name}Scale`];
+		if (name === 'energy') delete registers.energyHigh;
+		draft.communication.registers = registers;
+		connectionForm(connection, draft, drawn.template);
+		tester.run();
+	}
 
-  drawDetails() {
-    const template = this.templates.find((one) => one.name === this.draft.communication.template);
-    if (!this.details.firstChild) detailsForm(this.details, this.draft, template);
-  }
+	async function attempt(store, step) {
+		try {
+			await store();
+		} catch (error) {
+			if (!error.code) throw error;
+			await showFaults(error, step);
+		}
+	}
 
-  // --- What the API says
+	/** Shows each fault at its field, and goes to the first. */
+	async function showFaults(error, at) {
+		for (const name of STEPS) tell(name, []);
+		if (!error.details.length) return tell(at, [error]);
+		const isOfConnection = ({field}) => /^communication\b/.test(field);
+		const placed = ['connection', 'details'].map((name) => {
+			const faults = error.details.filter((fault) => isOfConnection(fault) === (name === 'connection'));
+			return {name, faults, ...placeFaults(sections[name], faults)};
+		});
+		const {name: step, first} = placed.find(({faults}) => faults.length);
+		await toStep(step);
+		for (const {name, rest} of placed) tell(name, rest);
+		first?.closest('details')?.setAttribute('open', '');
+		return (first ?? sections[step].querySelector('h2')).focus();
+	}
 
-  /** Takes over how a quantity is to be read, and tries again. */
-  apply(name, register) {
-    const {wordOrder, ...entry} = register;
-    if (!entry.type.endsWith('16')) entry.wordOrder = wordOrder;
-    const registers = {...this.draft.communication.registers, [name]: entry};
-    delete registers[`${name}Scale`];
-    if (name === 'energy') delete registers.energyHigh;
-    this.draft.communication.registers = registers;
-    this.redraw();
-    this.trial.run();
-  }
+	/** Says above a step what no field of it is about. */
+	function tell(step, faults) {
+		replace(summaries[step], faults.map(({field, message}) => note('critical', field ? `${field}: ${message}` : message)));
+	}
 
-  async store() {
-    const {document} = this.draft;
-    try {
-      if (!this.meter) location.hash = `#/meters/${(await post('/api/energy-meters', document)).id}`;
-      else {
-        const patch = mergePatch(this.before, document);
-        if (Object.keys(patch).length) await put(`/api/energy-meters/${this.meter.id}`, patch);
-        location.hash = `#/meters/${this.meter.id}`;
-      }
-    } catch (error) {
-      if (error.code === undefined) throw error;
-      await this.showFaults(error);
-    }
-  }
+	return {draft, sections, trial: tester, drawConnection, drawDetails, attempt, tell};
+}
 
-  /** Shows each fault at its field, goes to the step of the first, and to the field. */
-  async showFaults(error) {
-    for (const name of this.steps) this.tell(name, []);
-    const faults = error.details;
-    if (!faults.length) {
-      this.tell(this.meter ? 'details' : this.step, [error]);
-      return;
-    }
-    const isOfConnection = ({field}) => /^communication\b/.test(field);
-    const placed = [['connection', faults.filter(isOfConnection)], ['details', faults.filter((one) => !isOfConnection(one))]]
-      .map(([name, list]) => [name, list, placeFaults(this.sections[name], list)]);
-    const [step, , {first}] = placed.find(([, list]) => list.length);
-    if (!this.meter && this.step !== step) await this.show(step, false);
-    for (const [name, , found] of placed) this.tell(name, found.rest);
-    first?.closest('details')?.setAttribute('open', '');
-    (first ?? this.sections[step].querySelector('h2')).focus();
-  }
+function formOf(onSubmit, ...children) {
+	const submit = (event) => {
+		event.preventDefault();
+		onSubmit();
+	};
+	return h('form.stack', {novalidate: true, onsubmit: submit}, children);
+}
 
-  /** Says above a step what no field of it is about. */
-  tell(step, faults) {
-    const text = ({field, message}) => (field ? `${field}: ${message}` : message);
-    replace(this.summaries[step], faults.map((fault) => note('critical', h('p', null, text(fault)))));
-  }
+function cancelLink(href) {
+	return h('a.button.quiet', {href}, t('form.cancel'));
 }

@@ -10,90 +10,84 @@ const IN = 'communication.';
 const SERIAL = ['serialPort', 'baudrate', 'parity', 'stopbits', 'bytesize'];
 const DEFAULTS_MS = {modbus: {timeout: 1000, pollInterval: 5000}, http: {timeout: 5000, pollInterval: 30_000}};
 
-/** What a protocol's form has, by hand and from a template: fields, editors and rarer fields. */
+/** What a protocol's form has. template: the one in use, or null. */
 const FORMS = {
-  modbus: ({communication: {transport, sunspec, registers}}, template) => ({
-    main: ['transport', ...(transport === 'rtu' ? SERIAL : ['host', 'port']), 'unitId'],
-    editors: sunspec || (template && !registers) ? [] : ['registers'],
-    byHand: ['registerType', 'wordOrder'],
-    rare: ['timeout', 'retries', 'requestDelay', 'maxRegistersPerRequest', 'maxGap', 'invert'],
-  }),
-  mqtt: (_, template) => ({
-    main: ['broker'], editors: template ? [] : ['topics'], byHand: ['topicStatus'], rare: ['statusPath', 'invert'],
-  }),
-  http: ({communication: {method}}, template) => ({
-    main: template ? [] : ['url', 'method', ...(method === 'POST' ? ['body'] : [])],
-    editors: template ? [] : ['paths'], byHand: [],
-    secret: ['authToken', 'username', 'password'], rareEditors: ['headers'],
-    rare: ['timeout', 'caFile', 'verifyTls', 'invert'],
-  }),
+	modbus: ({transport, sunspec, registers}, template) => ({
+		main: ['transport', ...(transport === 'rtu' ? SERIAL : ['host', 'port']), 'unitId',
+			...(template ? [] : ['registerType', 'wordOrder'])],
+		editors: sunspec || (template && !registers) ? [] : ['registers'],
+		rare: ['timeout', 'retries', 'requestDelay', 'maxRegistersPerRequest', 'maxGap', 'invert'],
+	}),
+	mqtt: (_, template) => ({
+		main: template ? ['broker'] : ['broker', 'topicStatus'],
+		editors: template ? [] : ['topics'],
+		rare: ['statusPath', 'invert'],
+	}),
+	http: ({method}, template) => ({
+		main: template ? [] : ['url', 'method', ...(method === 'POST' ? ['body'] : [])],
+		editors: template ? [] : ['paths'],
+		secret: ['authToken', 'username', 'password'],
+		rare: ['timeout', 'headers', 'caFile', 'verifyTls', 'invert'],
+	}),
 };
 
-/** Draws the fields of the connection. template: the details of the one in use, or null. */
-export function connectionForm(node, draft, template, redraw) {
-  const {protocol, communication} = draft.document;
-  const form = FORMS[protocol](draft, template);
-  const make = (name) => field(draft, IN + name, optionsOf(name, draft, template, redraw));
-  const parameters = Object.entries(template?.parameters ?? {});
-  const own = form.main.filter((name) => !parameters.some(([one]) => one === name));
-  replace(node,
-    template && h('p', null, h('strong', null, template.title)),
-    template?.caveats.length ? note('info', h('ul', null, template.caveats.map((caveat) => h('li', null, caveat)))) : null,
-    h('div', {class: 'fields'}, parameters.map((one) => parameter(draft, one)), own.map(make), !template && form.byHand.map(make)),
-    form.editors.map((kind) => rowsEditor(draft, kind)),
-    form.secret && h('fieldset', {class: 'group'}, h('legend', null, t('form.login')),
-      Object.values(communication).includes('***') && h('p', {class: 'hint'}, t('form.secretKept')),
-      h('div', {class: 'fields'}, form.secret.map(make))),
-    h('details', null, h('summary', null, t('form.more')),
-      h('div', {class: 'fields'}, form.rare.map(make)), form.rareEditors?.map((kind) => rowsEditor(draft, kind))));
+export function connectionForm(node, draft, template) {
+	const {communication} = draft;
+	const {main, editors, secret, rare} = FORMS[draft.protocol](communication, template);
+	const parameters = template?.parameters ?? {};
+	const redraw = () => {
+		// What the other transport has no use for is forgotten.
+		for (const name of communication.transport === 'rtu' ? ['host', 'port'] : SERIAL) delete communication[name];
+		connectionForm(node, draft, template);
+	};
+	const make = (names) => names.map((name) => {
+		const fallback = fallbackOf(name, draft, template);
+		const onchange = ['transport', 'method'].includes(name) && redraw;
+		return field(communication, name, {path: IN + name, onchange, ...(fallback !== undefined && {fallback})});
+	});
+	replace(node,
+		template && h('strong', template.title),
+		template?.caveats.length > 0 && note('info', h('ul', template.caveats.map((caveat) => h('li', caveat)))),
+		h('div.fields',
+			Object.entries(parameters).map((one) => parameter(communication, one)),
+			make(main.filter((name) => !(name in parameters)))),
+		editors.map((kind) => rowsEditor(draft, kind)),
+		secret && h('fieldset', h('legend', t('form.login')),
+			Object.values(communication).includes('***') && h('p.hint', t('form.secretKept')),
+			h('div.fields', make(secret))),
+		h('details', h('summary', t('form.more')), h('div.fields', make(rare))));
 }
 
 /** What holds for a field here: a template's value, a protocol's default. */
-function optionsOf(name, draft, template, redraw) {
-  const serial = draft.communication.transport === 'rtu' ? template?.serial[name] : undefined;
-  const fallback = serial ?? template?.communication[name] ?? DEFAULTS_MS[draft.document.protocol]?.[name];
-  const options = fallback === undefined ? {} : {fallback};
-  if (name === 'transport') return {fallback: 'tcp', onchange: () => toTransport(draft, redraw)};
-  if (name === 'method') return {fallback: 'GET', onchange: redraw};
-  if (name === 'registerType') return {fallback: 'holding', ...options};
-  if (name === 'wordOrder') return {fallback: 'big', ...options};
-  if (name === 'parity') return {fallback: 'N', ...options};
-  return options;
+function fallbackOf(name, {protocol, communication}, template) {
+	const serial = communication.transport === 'rtu' ? template?.serial[name] : undefined;
+	return serial ?? template?.communication[name] ?? DEFAULTS_MS[protocol]?.[name];
 }
 
-/** What the other transport has no use for is forgotten. */
-function toTransport(draft, redraw) {
-  const foreign = draft.communication.transport === 'rtu' ? ['host', 'port'] : SERIAL;
-  for (const name of foreign) draft.set(IN + name, undefined);
-  redraw();
+function parameter(communication, [name, {title, example, default: fallback}]) {
+	const hint = t('form.example', {example});
+	return field(communication, name, {
+		path: IN + name, kind: 'text', choices: null, label: title, hint, fallback: fallback ?? undefined, required: fallback === null,
+	});
 }
 
-function parameter(draft, [name, {title, example, default: fallback}]) {
-  return field(draft, IN + name, {
-    kind: 'text', label: title, hint: t('form.example', {example}), fallback: fallback ?? undefined, required: fallback === null,
-  });
-}
-
-/** Draws the fields of what the meter is called and counts as. */
 export function detailsForm(node, draft, template) {
-  const {protocol} = draft.document;
-  draft.document.meterType ??= template?.meterTypes.length === 1 ? template.meterTypes[0] : undefined;
-  const times = DEFAULTS_MS[protocol];
-  const poll = times && field(draft, 'pollInterval', {fallback: times.pollInterval});
-  replace(node,
-    h('div', {class: 'fields'}, field(draft, 'name'), field(draft, 'location')),
-    typeChoice(draft),
-    h('div', {class: 'fields'}, poll, field(draft, 'maxPower'), field(draft, 'staleAfter')));
+	draft.meterType ??= template?.meterTypes.length === 1 ? template.meterTypes[0] : undefined;
+	const {pollInterval: fallback} = DEFAULTS_MS[draft.protocol] ?? {};
+	replace(node,
+		h('div.fields', field(draft, 'name'), field(draft, 'location')),
+		typeChoice(draft),
+		h('div.fields',
+			fallback && field(draft, 'pollInterval', {fallback}), field(draft, 'maxPower'), field(draft, 'staleAfter')));
 }
 
 function typeChoice(draft) {
-  const choices = Object.entries(TYPE_ICONS).map(([type, iconName], i) => h('div', {class: 'choice'}, h('label', null,
-    h('input', {
-      type: 'radio', name: 'meterType', checked: draft.document.meterType === type, 'aria-describedby': 'meter-type-fault',
-      ...(i ? {} : {id: 'meter-type', dataset: {path: 'meterType'}}), onchange: () => draft.set('meterType', type),
-    }),
-    h('span', null, icon(iconName), ' ', h('strong', null, t(`type.${type}`)),
-      h('span', {class: 'muted'}, ` ${t(`form.type.${type}`)}`)))));
-  return h('fieldset', {class: 'group field'}, h('legend', null, t('form.meterType')),
-    h('div', {class: 'choices'}, choices), h('p', {class: 'fault', id: 'meter-type-fault'}));
+	const choices = Object.entries(TYPE_ICONS).map(([type, iconName], i) => h('label.choice',
+		h('input', {
+			type: 'radio', name: 'meterType', checked: draft.meterType === type, 'aria-describedby': 'meter-type-fault',
+			// Faults of the whole choice are told at its first.
+			...(i === 0 && {id: 'meter-type', dataset: {path: 'meterType'}}), onchange: () => (draft.meterType = type),
+		}),
+		h('span', icon(iconName), ' ', h('strong', t(`type.${type}`)), h('span.muted', ` ${t(`form.type.${type}`)}`))));
+	return h('fieldset', h('legend', t('form.meterType')), choices, h('p.fault', {id: 'meter-type-fault'}));
 }

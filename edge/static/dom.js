@@ -1,78 +1,86 @@
-/** Making and changing elements: the only place that touches the DOM's own clumsy calls. */
+/** Making and changing elements. */
 
-const AS_PROPERTY = new Set(['value', 'checked', 'selected', 'disabled', 'open', 'indeterminate']);
-const SVG_NAMESPACE = 'http://www.w3.org/2000/svg';
+const AS_PROPERTY = new Set(['value', 'checked', 'selected', 'disabled']);
 
 /**
- * Makes an HTML element: h('button', {class: 'button', onclick: save}, 'Save').
- * props: attributes; `on…` functions listen, `dataset` is an object, null and false are left out.
- * children: nodes, texts, lists of them; null and false are left out.
+ * Makes an HTML element: h('button.small', {onclick: save}, 'Save').
+ * props, which may be left out: attributes; functions listen; `dataset` is an object.
+ * children: nodes, texts, lists of them. What is null or false is left out.
  */
-export function h(tag, props, ...children) {
-  return filled(document.createElement(tag), props, children);
+export function h(tag, ...inside) {
+	return make('http://www.w3.org/1999/xhtml', tag, inside);
 }
 
 /** Makes an SVG element, as `h` does. */
-export function svg(tag, props, ...children) {
-  return filled(document.createElementNS(SVG_NAMESPACE, tag), props, children);
+export function svg(tag, ...inside) {
+	return make('http://www.w3.org/2000/svg', tag, inside);
 }
 
-/** Replaces all children of a node. */
 export function replace(node, ...children) {
-  node.replaceChildren(...present(children));
-  return node;
+	node.replaceChildren(...present(children));
 }
 
 /** Sets a node's text if it is another one, so that screen readers are told of changes only. */
 export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+	if (node.textContent !== text) node.textContent = text;
 }
 
-/** Sets or removes (null, false) an attribute if it is another one. */
+/** Sets an attribute if it is another one; null and false remove it. */
 export function setAttribute(node, name, value) {
-  if (value === null || value === undefined || value === false) node.removeAttribute(name);
-  else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? '' : value);
+	if (isAbsent(value)) node.removeAttribute(name);
+	else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? '' : value);
 }
 
 /**
- * Keeps the children of a parent in step with a list, touching only what changed.
- * keyOf(item) -> key; make(item) -> {node, update(item)}. Gives a function that takes the items.
+ * Makes a node look as another of its kind, touching only what differs, so that focus and selection
+ * stay. Children match by `dataset.key`, else by their place; listeners stay those of the old node.
  */
-export function keyedList(parent, keyOf, make) {
-  let rows = new Map();
-  return (items) => {
-    const next = new Map();
-    for (const item of items) {
-      const key = keyOf(item);
-      const row = rows.get(key) ?? make(item);
-      row.update(item);
-      next.set(key, row);
-    }
-    for (const [key, row] of rows) if (!next.has(key)) row.node.remove();
-    let before = null;
-    for (const row of [...next.values()].reverse()) {
-      if (row.node.parentNode !== parent || row.node.nextSibling !== before) {
-        parent.insertBefore(row.node, before);
-      }
-      before = row.node;
-    }
-    rows = next;
-  };
+export function patch(node, wanted) {
+	if (node.nodeType === Node.TEXT_NODE) {
+		if (node.data !== wanted.data) node.data = wanted.data;
+		return;
+	}
+	for (const {name} of [...node.attributes]) {
+		// `open` is the user's own choice.
+		if (name !== 'open' && !wanted.hasAttribute(name)) node.removeAttribute(name);
+	}
+	for (const {name, value} of wanted.attributes) {
+		if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+	}
+	const children = [...wanted.childNodes];
+	children.forEach((child, i) => patchChild(node, child, node.childNodes[i] ?? null));
+	while (node.childNodes.length > children.length) node.lastChild.remove();
 }
 
-function filled(node, props, children) {
-  for (const [name, value] of Object.entries(props ?? {})) give(node, name, value);
-  node.append(...present(children));
-  return node;
+function patchChild(parent, wanted, there) {
+	const isSame = (one) => one?.nodeName === wanted.nodeName && one.dataset?.key === wanted.dataset?.key;
+	const old = isSame(there) ? there : wanted.dataset?.key && [...parent.children].find(isSame);
+	if (!old || old !== there) parent.insertBefore(old || wanted, there);
+	if (old) patch(old, wanted);
+}
+
+function make(namespace, tag, inside) {
+	const [name, ...classes] = tag.split('.');
+	const node = document.createElementNS(namespace, name);
+	if (classes.length) node.classList.add(...classes);
+	const [props, ...children] = inside[0]?.constructor === Object ? inside : [{}, ...inside];
+	for (const [key, value] of Object.entries(props)) if (!isAbsent(value)) give(node, key, value);
+	node.append(...present(children));
+	return node;
 }
 
 function give(node, name, value) {
-  if (typeof value === 'function') node.addEventListener(name.slice(2).toLowerCase(), value);
-  else if (name === 'dataset') Object.assign(node.dataset, value);
-  else if (AS_PROPERTY.has(name)) node[name] = value;
-  else setAttribute(node, name, value);
+	if (typeof value === 'function') node.addEventListener(name.slice(2), value);
+	else if (name === 'dataset') Object.assign(node.dataset, value);
+	else if (name === 'class') node.classList.add(...value.split(' '));
+	else if (AS_PROPERTY.has(name)) node[name] = value;
+	else setAttribute(node, name, value);
 }
 
 function present(children) {
-  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+	return children.flat(Infinity).filter((child) => !isAbsent(child));
+}
+
+function isAbsent(value) {
+	return value === null || value === undefined || value === false;
 }

@@ -1,217 +1,144 @@
 /** The page of all meters: a live table with sort and filter; cards on a narrow screen. */
 
 import {adminLink, meterActions, readerNote} from './actions.js';
-import {get, isAdmin} from './api.js';
+import {get} from './api.js';
 import {sparkline} from './chart.js';
-import {h, keyedList, replace, setAttribute, setText} from './dom.js';
-import {ago, isKnown, power, quantity, withUnit} from './format.js';
+import {h, patch, replace, setAttribute, setText} from './dom.js';
+import {UNKNOWN, ago, isKnown, kilowatts, quantity} from './format.js';
 import {ageOf, freshness, store, subscribe} from './live.js';
-import {chip, empty, failed, icon, measure, spinner, TYPE_ICONS} from './parts.js';
+import {TYPE_ICONS, chip, empty, icon, measure, pageHead, spinner} from './parts.js';
+import {upToDate} from './refresh.js';
 import {t} from './text.js';
 
 const HOUR_MS = 3_600_000;
 const SPARK_HOURS = 24;
 const SPARK_EVERY_MS = 10 * 60_000;
 
-/** Columns and what they are sorted by; unknown comes last. */
 const COLUMNS = {
-  name: (meter) => meter.name.toLowerCase(),
-  status: (meter) => ['error', 'offline', 'pending', 'online'].indexOf(meter.status),
-  power: (meter) => meter.currentPower,
-  energy: (meter) => meter.totalEnergy,
-  age: (meter) => ageOf(meter),
+	name: (meter) => meter.name.toLowerCase(),
+	status: (meter) => ['error', 'offline', 'pending', 'online'].indexOf(meter.status),
+	power: (meter) => meter.currentPower,
+	energy: (meter) => meter.totalEnergy,
+	age: ageOf,
 };
-const LARGEST_FIRST = new Set(['power', 'energy', 'age']);
+const LARGEST_FIRST = ['power', 'energy', 'age'];
+const AT_RIGHT = ['power', 'energy', 'actions'];
 
 /** What the user chose; kept while other pages are looked at. */
-const view = {sort: 'name', descending: false, words: '', type: ''};
+const view = {sort: 'name', descending: false, words: ''};
 
-/** Makes the page. */
-export function page() {
-  const sparks = new Map();
-  const list = new MeterTable(sparks);
-  const body = h('div', {class: 'card'}, spinner());
-  const trouble = h('div', {class: 'stack'});
-  const node = h('div', {class: 'stack'},
-    h('div', {class: 'page-head'},
-      h('h1', null, t('meters.title')),
-      adminLink('#/add', 'add', t('meters.add'), {class: 'primary'})),
-    !isAdmin() && readerNote(), body, trouble);
-
-  const show = (changes) => {
-    if (store.load === null) return;
-    if (changes.plan) loadSparks();
-    const wanted = store.meters.size ? list.node : nothing;
-    if (body.firstChild !== wanted) replace(body, wanted);
-    list.update(changes.plan);
-  };
-  const nothing = empty(t('meters.empty'), adminLink('#/add', 'add', t('meters.addFirst'), {class: 'primary'}));
-
-  async function loadSparks() {
-    const to = Math.ceil(Date.now() / HOUR_MS) * HOUR_MS;
-    const query = {from: to - SPARK_HOURS * HOUR_MS, to, resolution: 'hourly'};
-    try {
-      const energy = await get('/api/analytics/energy', query);
-      sparks.clear();
-      for (const meter of energy.meters) sparks.set(meter.meterId, meter.meanPower);
-      list.drawSparks();
-      replace(trouble);
-    } catch (error) {
-      replace(trouble, h('p', {class: 'muted'}, t('meters.noSparks')), failed(error, loadSparks));
-    }
-  }
-
-  const timer = setInterval(() => document.hidden || loadSparks(), SPARK_EVERY_MS);
-  const unsubscribe = subscribe(show);
-  show({plan: true});
-  return {
-    node,
-    title: t('meters.title'),
-    destroy() {
-      clearInterval(timer);
-      unsubscribe();
-    },
-  };
+export function page(params, leaving) {
+	const title = t('meters.title');
+	const add = (text) => adminLink('#/add', 'add', t(text), {class: 'primary'});
+	const table = meterTable();
+	const nothing = empty(t('meters.empty'), add('meters.addFirst'));
+	const place = h('div.card', spinner());
+	const curves = upToDate(h('div'), async () => (table.curves = await dayCurves()), SPARK_EVERY_MS, leaving);
+	subscribe((changes) => {
+		if (store.load === null) return;
+		const wanted = store.meters.size ? table.node : nothing;
+		if (place.firstChild !== wanted) replace(place, wanted);
+		table.update(changes.has('plan'));
+		if (changes.has('plan')) curves.again();
+	}, leaving);
+	return {node: h('div.stack', pageHead(title, add('meters.add')), readerNote(), place, curves.node), title};
 }
 
-class MeterTable {
-  constructor(sparks) {
-    this.sparks = sparks;
-    this.rows = new Map();
-    this.count = h('p', {class: 'muted', role: 'status'});
-    this.heads = Object.keys(COLUMNS).map((name) => this.head(name));
-    const tbody = h('tbody', {role: 'rowgroup'});
-    this.table = h('table', {class: 'meters', role: 'table', 'aria-label': t('meters.title')},
-      h('thead', {role: 'rowgroup'}, h('tr', {role: 'row'},
-        this.heads.map(({node}) => node),
-        h('th', {role: 'columnheader', scope: 'col'}, t('meters.spark')),
-        h('th', {role: 'columnheader', scope: 'col', class: 'num'}, t('meters.actions')))),
-      tbody);
-    this.show = keyedList(tbody, (meter) => meter.id, (meter) => this.row(meter));
-    this.node = h('div', {class: 'stack'}, this.tools(), h('div', {class: 'table-wrap'}, this.table), this.count);
-  }
-
-  head(name) {
-    const button = h('button', {type: 'button', class: 'sort', onclick: () => this.sortBy(name)}, t(`meters.${name}`));
-    const kind = name === 'power' || name === 'energy' ? 'num' : null;
-    return {name, node: h('th', {role: 'columnheader', scope: 'col', class: kind}, button)};
-  }
-
-  tools() {
-    const types = ['', ...Object.keys(TYPE_ICONS)];
-    this.sorter = h('select', {onchange: (event) => this.sortBy(event.target.value)},
-      Object.keys(COLUMNS).map((name) => h('option', {value: name}, t(`meters.${name}`))));
-    return h('div', {class: 'filters', role: 'search'},
-      h('label', null, t('meters.search'), h('input', {
-        type: 'search', value: view.words, oninput: (event) => this.choose({words: event.target.value}),
-      })),
-      h('label', null, t('meters.type'), h('select', {onchange: (event) => this.choose({type: event.target.value})},
-        types.map((type) => h('option', {value: type, selected: type === view.type}, t(type ? `type.${type}` : 'meters.allTypes'))))),
-      h('label', {class: 'phone-only'}, t('meters.sortBy'), this.sorter));
-  }
-
-  choose(choice) {
-    Object.assign(view, choice);
-    this.update(true);
-  }
-
-  sortBy(name) {
-    const again = view.sort === name;
-    this.choose({sort: name, descending: again ? !view.descending : LARGEST_FIRST.has(name)});
-  }
-
-  /** Brings the table up to date. mayMove: rows may be put in another order at once. */
-  update(mayMove) {
-    // Rows do not run away from under a pointer or the keyboard.
-    if (mayMove || !this.table.matches(':hover, :focus-within')) this.order = sorted([...store.meters.values()]);
-    const words = view.words.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = this.order.map(({id}) => store.meters.get(id)).filter((meter) => meter && matches(meter, words));
-    this.show(shown);
-    for (const {name, node} of this.heads) {
-      setAttribute(node, 'aria-sort', name === view.sort && (view.descending ? 'descending' : 'ascending'));
-    }
-    this.sorter.value = view.sort;
-    setText(this.count, shown.length === store.meters.size ? '' : t('meters.shown', {n: shown.length, all: store.meters.size}));
-  }
-
-  row(meter) {
-    const {id} = meter;
-    const spark = h('span', {class: 'spark'});
-    const made = meterRow(meter, spark);
-    this.rows.set(id, {spark, name: meter.name});
-    this.drawSpark(id);
-    return made;
-  }
-
-  drawSparks() {
-    for (const id of this.rows.keys()) this.drawSpark(id);
-  }
-
-  drawSpark(id) {
-    const {spark, name} = this.rows.get(id);
-    const values = this.sparks.get(id) ?? [];
-    const known = values.filter(isKnown);
-    if (!known.length) {
-      setText(spark, this.sparks.size ? '–' : '');
-      return;
-    }
-    const [min, max] = [Math.min(...known), Math.max(...known)].map((kw) => withUnit(power(kw), 'kW'));
-    replace(spark, sparkline(values, t('meters.sparkLabel', {name, min, max})));
-  }
+/** Mean power of each of the last hours, kW: id -> values, null where nothing is known. */
+async function dayCurves() {
+	const to = Math.ceil(Date.now() / HOUR_MS) * HOUR_MS;
+	const query = {from: to - SPARK_HOURS * HOUR_MS, to, resolution: 'hourly'};
+	const {meters} = await get('/api/analytics/energy', query);
+	return new Map(meters.map(({meterId, meanPower}) => [meterId, meanPower]));
 }
 
-/** One row: {node, update(meter)}. */
-function meterRow(meter, spark) {
-  const {id} = meter;
-  const name = h('a', {href: `#/meters/${encodeURIComponent(id)}`});
-  const about = h('span', {class: 'muted'});
-  const status = chip(meter.status, '');
-  const trouble = h('span', {class: 'row-trouble'});
-  const [kw, kwh] = [measure(), measure()];
-  const age = h('span');
-  const actions = h('td', {role: 'cell', class: 'row-actions'});
-  const cell = (column, extra, ...children) =>
-    h('td', {role: 'cell', class: extra, dataset: {label: column && t(`meters.${column}`)}}, children);
-  const node = h('tr', {role: 'row'},
-    h('th', {role: 'rowheader', scope: 'row'},
-      h('div', {class: 'meter-name'}, icon(TYPE_ICONS[meter.meterType]), h('div', null, name, about))),
-    cell('status', '', status.node, trouble),
-    cell('power', 'num', kw.node), cell('energy', 'num', kwh.node),
-    cell('age', 'age', age), cell('spark', '', spark), actions);
+/** Gives {node, update(mayMove), curves}. mayMove: rows may be put in another order at once. */
+function meterTable() {
+	let order = [];
+	const heads = Object.keys(COLUMNS).map((name) =>
+		head(name, h('button', {type: 'button', onclick: () => sortBy(name)}, t(`meters.${name}`))));
+	const body = h('tbody');
+	const table = h('table.meters', {'aria-label': t('meters.title')},
+		h('thead', h('tr', heads, head('spark', t('meters.spark')), head('actions', t('meters.actions')))), body);
+	const count = h('p.muted', {role: 'status'});
+	const words = h('input', {type: 'search', value: view.words, oninput: () => choose({words: words.value})});
+	const node = h('div.stack',
+		h('div', {role: 'search'}, h('label.row', t('meters.search'), words)), h('div.table-wrap', table), count);
+	const made = {node, update, curves: new Map()};
 
-  const update = (now) => {
-    const fresh = freshness(now);
-    if (name.textContent !== now.name) replace(actions, meterActions(now, () => {}));
-    node.classList.toggle('stale', fresh === 'stale');
-    setText(name, now.name);
-    setText(about, [t(`type.${now.meterType}`), now.location].filter(Boolean).join(' · '));
-    status.update(...statusLook(now));
-    setText(trouble, now.lastError ?? (now.quality === 'suspect' ? now.hints[0] : '') ?? '');
-    kw.update(quantity('currentPower', now.currentPower), 'kW');
-    kwh.update(quantity('totalEnergy', now.totalEnergy), 'kWh');
-    setText(age, now.quality === 'none' ? t('freshness.none') : ago(ageOf(now)));
-  };
-  return {node, update};
+	function choose(chosen) {
+		Object.assign(view, chosen);
+		update(true);
+	}
+
+	function sortBy(name) {
+		const again = view.sort === name;
+		choose({sort: name, descending: again ? !view.descending : LARGEST_FIRST.includes(name)});
+	}
+
+	function update(mayMove) {
+		// Rows do not run away from under a pointer or the keyboard.
+		if (mayMove || !table.matches(':hover, :focus-within')) order = sorted([...store.meters.values()]);
+		const shown = order.map(({id}) => store.meters.get(id)).filter((meter) => meter && matches(meter));
+		patch(body, h('tbody', shown.map((meter) => meterRow(meter, made.curves.get(meter.id)))));
+		Object.keys(COLUMNS).forEach((name, i) => {
+			setAttribute(heads[i], 'aria-sort', name === view.sort && (view.descending ? 'descending' : 'ascending'));
+		});
+		const all = store.meters.size;
+		setText(count, shown.length === all ? '' : t('meters.shown', {n: shown.length, all}));
+	}
+
+	return made;
 }
 
-/** Look and word of a meter's status; one whose age nobody vouches for is stale, not online. */
-export function statusLook(meter) {
-  const fresh = freshness(meter);
-  if (meter.status === 'online' && fresh !== 'live') return [fresh, t(`freshness.${fresh}`)];
-  return [meter.status, t(`status.${meter.status}`)];
+function head(name, text) {
+	return h('th', {scope: 'col', class: AT_RIGHT.includes(name) && 'num'}, text);
 }
 
-function matches(meter, words) {
-  const text = [meter.name, meter.location, meter.id, meter.protocol, meter.status].join(' ').toLowerCase();
-  return (!view.type || meter.meterType === view.type) && words.every((word) => text.includes(word));
+/** A row. curve: mean power of each of the last hours, if it is known. */
+function meterRow(meter, curve) {
+	const {id, name} = meter;
+	const cell = (column, ...children) => h('td', {
+		class: AT_RIGHT.includes(column) ? 'num' : column, dataset: {label: t(`meters.${column}`)},
+	}, children);
+	const trouble = meter.lastError ?? (meter.quality === 'suspect' && meter.hints[0]);
+	return h('tr', {dataset: {key: `${id} ${name}`}, class: freshness(meter) === 'stale' && 'stale'},
+		h('th', {scope: 'row'}, h('div.meter-name.row', icon(TYPE_ICONS[meter.meterType]), h('div',
+			h('a', {href: `#/meters/${encodeURIComponent(id)}`}, name),
+			h('span.hint', [t(`type.${meter.meterType}`), meter.location].filter(Boolean).join(' · '))))),
+		cell('status', statusChip(meter), trouble && h('p.hint', trouble)),
+		cell('power', measure(quantity('currentPower', meter.currentPower), 'kW')),
+		cell('energy', measure(quantity('totalEnergy', meter.totalEnergy), 'kWh')),
+		cell('age', meter.quality === 'none' ? t('freshness.none') : ago(ageOf(meter), freshness(meter) !== 'stale')),
+		cell('spark', curve && curveOf(name, curve)),
+		h('td.actions', meterActions(meter)));
+}
+
+function curveOf(name, values) {
+	const known = values.filter(isKnown);
+	if (!known.length) return UNKNOWN;
+	const [min, max] = [Math.min(...known), Math.max(...known)].map(kilowatts);
+	return sparkline(values, t('meters.sparkLabel', {name, min, max}));
+}
+
+/** The sign of a meter's status; one whose age nobody vouches for is stale, not online. */
+export function statusChip(meter) {
+	const fresh = freshness(meter);
+	if (meter.status === 'online' && fresh !== 'live') return chip(fresh, t(`freshness.${fresh}`));
+	return chip(meter.status, t(`status.${meter.status}`));
+}
+
+function matches({name, location, id, protocol, status, meterType}) {
+	const text = [name, location, id, protocol, t(`status.${status}`), t(`type.${meterType}`)].join(' ').toLowerCase();
+	return view.words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
 function sorted(meters) {
-  const key = COLUMNS[view.sort];
-  const sign = view.descending ? -1 : 1;
-  return meters.sort((one, other) => {
-    const [a, b] = [key(one), key(other)];
-    if (a === null || b === null) return (a === null) - (b === null);
-    return a === b ? one.name.localeCompare(other.name) : sign * (a < b ? -1 : 1);
-  });
+	const key = COLUMNS[view.sort];
+	const sign = view.descending ? -1 : 1;
+	return meters.sort((one, other) => {
+		const [a, b] = [key(one), key(other)];
+		if (a === null || b === null) return (a === null) - (b === null);
+		return a === b ? one.name.localeCompare(other.name) : sign * (a < b ? -1 : 1);
+	});
 }

@@ -1,228 +1,137 @@
-/** The service's own health: schedule, lines, journal, uplinks, problems, log, and who is logged in. */
+/** The service's own health, its log, and who is logged in. */
 
 import {problems} from './alerts.js';
-import {get, isAdmin, logout, repeat, session} from './api.js';
-import {h, keyedList, replace, setText} from './dom.js';
-import {bytes, dateTime, duration, isKnown, number, parseTime} from './format.js';
-import {store, subscribe} from './live.js';
-import {busy, card, chip, empty, facts, note, showFailed, spinner} from './parts.js';
+import {get, isAdmin, logout, session} from './api.js';
+import {h, patch, setText} from './dom.js';
+import {dateTime, duration, isKnown, megabytes, number, parseTime} from './format.js';
+import {activeAlerts, subscribe} from './live.js';
+import {busy, button, card, chip, empty, facts, note, pageHead} from './parts.js';
+import {upToDate} from './refresh.js';
 import {t} from './text.js';
 
 const HEALTH_EVERY_MS = 2000;
 const LOG_EVERY_MS = 3000;
 const LOG_LINES = 200;
 const CLOCK_OFF_MS = 5000;
-/** Later than this at the 99th percentile is no longer on time. */
-const LATE_MS = 25;
 
-export function page() {
-  const views = [serviceCard(), scheduleCard(), journalCard(), linesCard(), sinksCard()];
-  const trouble = problems();
-  const log = logCard();
-  const place = h('div', null, spinner());
-  const nodes = views.map((view) => view.node);
-  const cards = h('div', {class: 'stack', hidden: true}, h('div', {class: 'grid'}, nodes.slice(0, 3)), nodes.slice(3));
-  const load = async () => {
-    try {
-      const system = await get('/api/system');
-      for (const view of views) view.update(system);
-      cards.hidden = false;
-      cards.classList.remove('stale');
-      replace(place, system.notices.map((text) => note('info', h('p', null, text))));
-    } catch (error) {
-      cards.classList.add('stale');
-      showFailed(place, error, () => loop.again());
-    }
-  };
-  const loop = repeat(load, HEALTH_EVERY_MS);
-  const unsubscribe = subscribe(({connection}) => connection && loop.again());
-  const head = h('div', {class: 'page-head'}, h('h1', null, t('system.title')), account());
-  const node = h('div', {class: 'stack'}, head, place, cards, trouble.node, log.node);
-  const destroy = () => [loop.stop, unsubscribe, trouble.destroy, log.stop].forEach((end) => end());
-  return {node, title: t('system.title'), destroy};
+export function page(params, leaving) {
+	const title = t('system.title');
+	const content = h('div.stack');
+	const health = upToDate(content, async () => patch(content, view(await get('/api/system'))), HEALTH_EVERY_MS, leaving);
+	subscribe((changes) => changes.has('connection') && health.again(), leaving);
+	return {node: h('div.stack', pageHead(title, account()), health.node, problems(leaving), logCard(leaving)), title};
 }
 
-// --- Who is logged in ---
+function view(system) {
+	return h('div.stack',
+		notes(system.notices),
+		h('div.grid', service(system), schedule(system.schedule), journal(system.journal)),
+		lines(system.lines), sinks(system.sinks));
+}
+
+function notes(texts) {
+	return texts.map((text) => note('info', text));
+}
 
 function account() {
-  if (!session.required) return h('span', {class: 'muted'}, t('system.open'));
-  const fault = h('p', {class: 'fault', role: 'alert'});
-  const leave = () => busy(button, logout).catch((error) => setText(fault, error.message));
-  const button = h('button', {class: 'button small', type: 'button', onclick: leave}, t('system.logout'));
-  const who = t('system.account', {name: session.name, role: t(`role.${session.role}`)});
-  return h('div', {class: 'row'}, h('span', {class: 'muted'}, who), button, fault);
+	if (!session.required) return h('span.muted', t('system.open'));
+	const fault = h('p.fault', {role: 'alert'});
+	const leave = button(t('system.logout'), () => busy(leave, logout).catch(({message}) => setText(fault, message)), {class: 'small'});
+	const who = t('system.account', {name: session.name, role: t(`role.${session.role}`)});
+	return h('div.row', h('span.muted', who), leave, fault);
 }
 
-// --- Cards of figures ---
-
-/** A card of facts. rows: [label, function of /api/system that gives the text]; look: its sign. */
-function figuresCard(title, rows, look) {
-  const sign = chip('pending', '');
-  const values = rows.map(() => h('span', {class: 'number'}));
-  const node = card(title, {tools: look ? [sign.node] : []}, facts(rows.map(([label], index) => [label, values[index]])));
-  const update = (system) => {
-    rows.forEach(([, textOf], index) => setText(values[index], textOf(system)));
-    if (look) sign.update(...look(system));
-  };
-  return {node, update};
+/** A card of facts. figures: key of the label -> text. sign: a chip. */
+function figuresCard(key, figures, sign, ...more) {
+	const rows = Object.entries(figures).map(([label, text]) => [t(`system.${label}`), text]);
+	return card(t(`system.${key}`), [facts(rows), more], {tools: sign});
 }
 
-function serviceCard() {
-  return figuresCard(t('system.service'), [
-    [t('system.site'), ({site}) => site.name],
-    [t('system.version'), ({version}) => version],
-    [t('system.uptime'), ({uptimeSeconds}) => duration(uptimeSeconds)],
-    [t('system.started'), ({startedAt}) => dateTime(parseTime(startedAt))],
-    [t('system.clock'), ({timestamp}) => clockText(parseTime(timestamp))],
-    [t('system.meters'), ({meters}) => metersText(meters)],
-  ]);
+function service({version, uptimeSeconds, timestamp, meters}) {
+	return figuresCard('service', {
+		version,
+		uptime: duration(uptimeSeconds),
+		clock: clockText(parseTime(timestamp)),
+		meters: metersText(meters),
+	});
 }
 
 function clockText(serviceMs) {
-  const offMs = Math.abs(Date.now() - serviceMs);
-  const text = dateTime(serviceMs);
-  return offMs < CLOCK_OFF_MS ? text : `${text}: ${t('system.clockOff', {duration: duration(offMs / 1000)})}`;
+	const offMs = Math.abs(Date.now() - serviceMs);
+	const text = dateTime(serviceMs);
+	return offMs < CLOCK_OFF_MS ? text : `${text}: ${t('system.clockOff', {duration: duration(offMs / 1000)})}`;
 }
 
 function metersText(counts) {
-  const parts = Object.entries(counts).map(([status, n]) => `${n} ${t(`status.${status}`).toLowerCase()}`);
-  return parts.join(', ') || '0';
+	return Object.entries(counts).map(([status, n]) => `${n} ${t(`status.${status}`).toLowerCase()}`).join(', ') || '0';
 }
 
-function scheduleCard() {
-  return figuresCard(
-    t('system.schedule'),
-    [
-      [t('system.lateness'), ({schedule}) => latenessText(schedule)],
-      [t('system.ticks'), ({schedule}) => number(schedule.ticks)],
-      [t('system.missed'), ({schedule}) => number(schedule.missedTicks)],
-      [t('system.overruns'), ({schedule}) => number(schedule.overruns)],
-    ],
-    ({schedule}) => (isLate(schedule) ? ['degraded', t('system.late')] : ['good', t('system.onTime')]),
-  );
-}
-
-function isLate({latenessP99Ms}) {
-  return isKnown(latenessP99Ms) && latenessP99Ms > LATE_MS;
+/** Late is what the service has an alert for. */
+function schedule({ticks, missedTicks, overruns, ...lateness}) {
+	const late = activeAlerts().find(({kind}) => kind === 'schedule_late');
+	const sign = late ? chip(late.severity, t('system.late')) : chip('good', t('system.onTime'));
+	return figuresCard('schedule', {
+		lateness: latenessText(lateness), ticks: number(ticks), missed: number(missedTicks), overruns: number(overruns),
+	}, sign);
 }
 
 function latenessText({latenessP50Ms, latenessP99Ms, latenessMaxMs}) {
-  const known = [latenessP50Ms, latenessP99Ms, latenessMaxMs].filter(isKnown);
-  return known.length ? `${known.map((ms) => number(ms, 1)).join(' / ')} ms` : t('system.latenessSoon');
+	const known = [latenessP50Ms, latenessP99Ms, latenessMaxMs].filter(isKnown);
+	return known.length ? `${known.map((ms) => number(ms, 1)).join(' / ')} ms` : t('system.latenessSoon');
 }
 
-function journalCard() {
-  const of = (textOf) => ({journal}) => textOf(journal);
-  const figures = figuresCard(
-    t('system.journal'),
-    [
-      [t('system.recorded'), of(({recorded}) => number(recorded))],
-      [t('system.dropped'), of(({dropped}) => number(dropped))],
-      [t('system.waiting'), of(({waiting}) => number(waiting))],
-      [t('system.size'), of((journal) => t('system.ofMax', {bytes: bytes(journal.bytes), max: bytes(journal.maxBytes)}))],
-      [t('system.written'), of(({writtenBytes}) => bytes(writtenBytes))],
-      [t('system.slowSyncs'), of(({slowSyncs}) => number(slowSyncs))],
-      [t('system.oldest'), of(({oldest}) => dateTime(parseTime(oldest)))],
-    ],
-    of(({recording}) => (recording ? ['good', t('system.recording')] : ['error', t('system.notRecording')])),
-  );
-  const absent = card(t('system.journal'), {}, empty(t('system.noJournal')));
-  const notices = h('div', {class: 'stack'});
-  const node = h('div', null, figures.node, absent);
-  figures.node.append(notices);
-  const update = (system) => {
-    const {journal} = system;
-    absent.hidden = journal !== null;
-    figures.node.hidden = journal === null;
-    if (journal === null) return;
-    figures.update(system);
-    const trouble = journal.lastError ? [note('critical', h('p', null, journal.lastError))] : [];
-    replace(notices, trouble, journal.notices.map((text) => note('info', h('p', null, text))));
-  };
-  return {node, update};
+function journal(state) {
+	if (state === null) return card(t('system.journal'), empty(t('system.noJournal')));
+	const sign = state.recording ? chip('good', t('system.recording')) : chip('error', t('system.notRecording'));
+	return figuresCard('journal', {
+		recorded: number(state.recorded),
+		dropped: number(state.dropped),
+		waiting: number(state.waiting),
+		size: t('system.ofMax', {size: megabytes(state.bytes), max: megabytes(state.maxBytes)}),
+		slowSyncs: number(state.slowSyncs),
+		oldest: dateTime(parseTime(state.oldest)),
+	}, sign, state.lastError && note('critical', state.lastError), notes(state.notices));
 }
 
-// --- Lists ---
-
-/** A card with a list. describe(row) -> {sign: [look, word], details, trouble: a sentence or null}. */
-function listCard(title, none, rowsOf, describe) {
-  const items = h('ul', {class: 'items'});
-  const nothing = empty(none);
-  const list = keyedList(items, ({name}) => name, (row) => itemRow(row, describe));
-  const update = (system) => {
-    const rows = rowsOf(system);
-    list(rows);
-    nothing.hidden = rows.length > 0;
-  };
-  return {node: card(title, {}, items, nothing), update};
+/** rows: each has name, connected and lastError. */
+function listCard(key, none, rows, detailsOf, [on, off]) {
+	const item = (row) => h('li', {dataset: {key: row.name}},
+		h('div.row', h('strong.mono', row.name), row.connected ? chip('online', t(on)) : chip('offline', t(off)), detailsOf(row)),
+		h('p.fault', row.lastError));
+	return card(t(key), rows.length ? h('ul.lined', rows.map(item)) : empty(t(none)));
 }
 
-function itemRow({name}, describe) {
-  const sign = chip('pending', '');
-  const details = h('span', {class: 'muted'});
-  const trouble = h('span', {class: 'fault'});
-  const update = (row) => {
-    const about = describe(row);
-    sign.update(...about.sign);
-    setText(details, about.details);
-    setText(trouble, about.trouble ?? '');
-  };
-  return {node: h('li', null, h('strong', {class: 'mono'}, name), sign.node, details, trouble), update};
+function lines(rows) {
+	const details = ({opened, messages}) =>
+		h('span.muted', t(opened ? 'system.opened' : 'system.neverOpened', {n: opened}), messages && `, ${t('system.heard', messages)}`);
+	return listCard('system.lines', 'system.noLines', rows, details, ['system.connected', 'system.disconnected']);
 }
 
-function linesCard() {
-  return listCard(t('system.lines'), t('system.noLines'), ({lines}) => lines, (line) => ({
-    sign: line.connected ? ['online', t('system.connected')] : ['offline', t('system.disconnected')],
-    details: t('system.opened', {n: line.opened}) + (line.messages ? `, ${t('system.heard', line.messages)}` : ''),
-    trouble: line.lastError,
-  }));
+function sinks(rows) {
+	const details = ({sent, backlog, rejected, lost}) => h('span.muted', t('system.sent', {
+		sent: number(sent), backlog: number(backlog), rejected: number(rejected), lost: number(lost),
+	}));
+	return listCard('system.sinks', 'system.noSinks', rows, details, ['system.sending', 'system.notSending']);
 }
 
-function sinksCard() {
-  return listCard(t('system.sinks'), t('system.noSinks'), ({sinks}) => sinks, (sink) => ({
-    sign: sink.connected ? ['online', t('system.sending')] : ['offline', t('system.notSending')],
-    details: t('system.sent', {
-      sent: number(sink.sent), backlog: number(sink.backlog), rejected: number(sink.rejected), lost: number(sink.lost),
-    }),
-    trouble: sink.lastError,
-  }));
-}
-
-// --- Log ---
-
-function logCard() {
-  if (!isAdmin()) {
-    return {node: card(t('system.log'), {}, note('info', h('p', null, t('system.logAdmin')))), stop: () => {}};
-  }
-  const place = h('div', null, spinner());
-  const lines = h('pre', {class: 'code log', tabindex: '0', role: 'group', 'aria-label': t('system.log')});
-  let shown = null;
-  const load = async () => {
-    try {
-      const log = await get('/api/system/log', {lines: LOG_LINES});
-      const text = log.join('\n');
-      if (text === shown) return;
-      shown = text;
-      replace(place, log.length ? lines : empty(t('system.logEmpty')));
-      showLog(lines, log);
-    } catch (error) {
-      if (shown !== null && !store.connected) return;
-      shown = null;
-      showFailed(place, error, () => loop.again());
-    }
-  };
-  const loop = repeat(load, LOG_EVERY_MS);
-  return {node: card(t('system.log'), {}, place), stop: loop.stop};
+function logCard(leaving) {
+	if (!isAdmin()) return card(t('system.log'), note('info', t('system.logAdmin')));
+	const place = h('div');
+	const log = upToDate(place, async () => showLog(place, await get('/api/system/log', {lines: LOG_LINES})), LOG_EVERY_MS, leaving);
+	return card(t('system.log'), log.node);
 }
 
 /** Shows the newest line, unless somebody has scrolled up to read. */
-function showLog(node, log) {
-  const atEnd = node.scrollHeight - node.scrollTop - node.clientHeight < 8;
-  replace(node, log.map((line) => h('span', {class: levelOf(line)}, `${line}\n`)));
-  if (atEnd) node.scrollTop = node.scrollHeight;
+function showLog(place, lines) {
+	const old = place.querySelector('pre');
+	const atEnd = !old || old.scrollHeight - old.scrollTop - old.clientHeight < 8;
+	const box = h('pre.code.log', {tabindex: 0, role: 'group', 'aria-label': t('system.log')},
+		lines.map((line) => h('span', {class: levelOf(line)}, `${line}\n`)));
+	patch(place, h('div', lines.length ? box : empty(t('system.logEmpty'))));
+	if (atEnd && place.firstChild) place.firstChild.scrollTop = place.firstChild.scrollHeight;
 }
 
 function levelOf(line) {
-  if (/ (ERROR|CRITICAL) /.test(line)) return 'error';
-  return / WARNING /.test(line) ? 'warning' : null;
+	if (/ (ERROR|CRITICAL) /.test(line)) return 'bad';
+	return / WARNING /.test(line) && 'warn';
 }

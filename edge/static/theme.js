@@ -1,22 +1,22 @@
 /** Sets the theme before the first paint: what was chosen here, else what the device asks for. */
 
 (() => {
-  const dark = matchMedia('(prefers-color-scheme: dark)');
+	const dark = matchMedia('(prefers-color-scheme: dark)');
 
-  function chosen() {
-    try {
-      return localStorage.getItem('theme');
-    } catch {
-      return null;
-    }
-  }
+	function chosen() {
+		try {
+			return localStorage.getItem('theme');
+		} catch {
+			return null;
+		}
+	}
 
-  function apply() {
-    document.documentElement.dataset.theme = chosen() ?? (dark.matches ? 'dark' : 'light');
-  }
+	function apply() {
+		document.documentElement.dataset.theme = chosen() ?? (dark.matches ? 'dark' : 'light');
+	}
 
-  apply();
-  dark.addEventListener('change', apply);
-  addEventListener('storage', apply);
-  addEventListener('theme', apply);
+	apply();
+	dark.addEventListener('change', apply);
+	addEventListener('storage', apply);
+	addEventListener('theme', apply);
 })();
