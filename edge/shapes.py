@@ -183,12 +183,14 @@ _Begin = TypedDict("_Begin", {"from": Time})
 
 
 class PowerCurve(_Begin):
-    """The site's power in even steps from `from` on, each the mean over its time."""
+    """The site's power in even steps from `from` on, by the meters that counted then."""
 
     step: Annotated[int, "s"]
-    consumption: Annotated[list[float | None], "kW; null where a meter that counts is not known"]
-    production: Annotated[list[float | None], "kW; null where a solar meter is not known"]
-    available: Annotated[list[float | None], "kW, by the rules of the load status"]
+    consumption: Annotated[list[float | None], "mean, kW; null where a meter of it is not known"]
+    production: Annotated[list[float | None], "mean, kW; null where a meter of it is not known"]
+    available: Annotated[
+        list[float | None], "kW that were free throughout the step, by the rules of the load status"
+    ]
 
 
 class SiteEnergy(TypedDict):
@@ -200,10 +202,12 @@ class SiteEnergy(TypedDict):
     currency: str
     pricePerKwh: float | None
     partial: Annotated[list[bool], "whether some of the consumption was not measured"]
+    productionPartial: Annotated[list[bool], "whether some of the production was not measured"]
     totalConsumption: Annotated[float | None, "kWh, of what is known"]
     totalProduction: Annotated[float | None, "kWh, of what is known"]
     totalCost: float | None
     totalPartial: Annotated[bool, "whether something is missing in the total consumption"]
+    totalProductionPartial: Annotated[bool, "whether something is missing in the total production"]
 
 
 class Peak(TypedDict):
@@ -214,11 +218,12 @@ class Peak(TypedDict):
 
 
 class MeterEnergy(TypedDict):
-    """Mean power and energy of a meter by hours or days."""
+    """Mean power and energy of a meter by hours or days, whatever type it had in them."""
 
     meterId: str
     name: str
     meterType: str
+    registered: Annotated[bool, "false for one that was removed, and counted in this time"]
     meanPower: list[Kw | None]
     energy: list[Kwh | None]
     totalEnergy: Annotated[float | None, "kWh, of what is known"]

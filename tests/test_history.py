@@ -407,6 +407,100 @@ def test_memory_is_bounded_however_much_is_read(journal: WrittenJournal) -> None
 NOW_MS = START_MS + DAY_MS // 2
 
 
+def shown_of(history: History, before_ms: int = 2**62) -> list[tuple[str, int, int, int | None]]:
+    """When meter_1 was recorded as what, in minutes from START."""
+    return [
+        (
+            one.series.meter_type,
+            (one.from_ms - START_MS) // 60_000,
+            (one.to_ms - START_MS) // 60_000,
+            one.covered_ms,
+        )
+        for one in history.stretches(["meter_1"], before_ms)["meter_1"]
+    ]
+
+
+def minutes(first_seq: int, begin: int, end: int) -> list[tuple[int, int, dict[str, float]]]:
+    return [
+        (first_seq + number, START_MS + minute * 60_000, {"power": 1.0})
+        for number, minute in enumerate(range(begin, end))
+    ]
+
+
+def test_of_a_meter_of_one_type_the_first_and_the_last_time_are_told(
+    journal: WrittenJournal,
+) -> None:
+    for hour in range(4):
+        journal.add_block(a_series(), minutes(1 + 60 * hour, 60 * hour, 60 * hour + 30))
+    journal.add_tail([(a_series(), row) for row in minutes(1000, 240, 250)])
+    journal.add_era(9, trusted=False)
+    journal.add_block(a_series("meter_2"), minutes(1, -600, -590), era=9)
+    with History(journal.path) as history:
+        first = history.first("meter_1")
+        assert first is not None
+        assert (first.from_ms, first.to_ms) == (START_MS, START_MS + 29 * 60_000)
+        told = shown_of(history)
+        assert (told[0], told[-1]) == (("grid", 0, 29, None), ("grid", 240, 249, None))
+        assert shown_of(history, START_MS + 100 * 60_000)[-1][1] == 60
+        assert history.first("meter_2") is None  # its clock was never set
+        assert history.stretches(["meter_2", "nobody"], 2**62) == {"meter_2": [], "nobody": []}
+
+
+def test_where_a_type_changed_is_told_to_the_reading(journal: WrittenJournal) -> None:
+    zone = a_series(meter_type="zone")
+    for block in (minutes(1, 0, 20) + minutes(31, 30, 60), minutes(91, 60, 120)):
+        journal.add_block(a_series(), block)
+    journal.add_block(zone, minutes(21, 20, 30))
+    tail = minutes(151, 120, 140)
+    journal.add_tail([(a_series(), row) for row in tail[:5]] + [(zone, row) for row in tail[5:]])
+    with History(journal.path) as history:
+        assert shown_of(history) == [
+            ("grid", 0, 19, None),
+            ("zone", 20, 29, None),
+            ("grid", 30, 59, None),
+            ("grid", 60, 119, None),
+            ("grid", 120, 124, None),
+            ("zone", 125, 139, None),
+        ]
+
+
+def test_where_readings_are_gone_hours_and_days_tell(journal: WrittenJournal) -> None:
+    zone = a_series(meter_type="zone")
+    for series, day, covered_ms in ((zone, -3, 3_600_000), (a_series(), -2, 7_200_000)):
+        journal.add_rollup(
+            a_rollup(
+                START_MS + day * 24 * HOUR_MS,
+                Resolution.DAILY,
+                series=series,
+                covered_ms=covered_ms,
+            )
+        )
+    for series, hour in ((a_series(), -2), (zone, -1), (a_series(), 0)):
+        journal.add_rollup(a_rollup(START_MS + hour * HOUR_MS, series=series, covered_ms=60_000))
+    journal.add_block(a_series(), minutes(1, 10, 60))
+    with History(journal.path) as history:
+        assert shown_of(history) == [
+            ("zone", -3 * 1440, -2 * 1440, 3_600_000),
+            ("grid", -2 * 1440, -1440, 7_200_000),
+            ("grid", -120, -60, 60_000),
+            ("zone", -60, 0, 60_000),
+            ("grid", 10, 59, None),
+        ]
+        first = history.first("meter_1")
+        assert first is not None
+        assert (first.series, first.covered_ms) == (zone, 3_600_000)
+
+
+def test_a_damaged_row_is_not_the_first(journal: WrittenJournal) -> None:
+    journal.add_block(a_series(), minutes(1, 0, 10))
+    journal.add_block(a_series(), minutes(11, 60, 70))
+    journal.database.execute("UPDATE block SET to_ms = to_ms + 1 WHERE id = 1")
+    with History(journal.path) as history:
+        first = history.first("meter_1")
+        assert first is not None
+        assert first.from_ms == START_MS + HOUR_MS
+
+
 class Site:
     """An API server that answers every path with the history of the meter it ends with."""
 
@@ -651,6 +745,33 @@ def test_no_journal_is_told(accept: str, tmp_path: Path) -> None:
             failure = json.loads(answer.read())
             assert (answer.status, failure["code"]) == (503, "JOURNAL_UNAVAILABLE")
             assert failure["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("meter_id", "query", "name"),
+    [
+        ("meter_1", "", "meter_1-raw.csv"),
+        ("meter_1", "resolution=daily&limit=5", "meter_1-daily.csv"),
+        ('a"; x=\r\nSet-Cookie: b/..\\ä', "", "a___x___Set-Cookie__b_____-raw.csv"),
+        ("long" * 100, "", "long" * 25 + "-raw.csv"),
+    ],
+)
+def test_csv_is_a_file_with_a_name(
+    meter_id: str, query: str, name: str, journal: WrittenJournal
+) -> None:
+    journal.number_of(a_series(meter_id))
+    asked = dict(part.split("=") for part in query.split("&") if part)
+    request = Request("GET", "/", {**asked, "format": "csv"}, {}, b"")
+    answers = HistoryAnswers(Readers(journal.path))
+    response = answers.answer(request, meter_id, None, NOW_MS)
+    assert response.headers == (("Content-Disposition", f'attachment; filename="{name}"'),)
+    assert response.stream is not None
+    response.stream.close()
+    for plainly in ({"format": "json"}, {"limit": "5000"}):
+        plain = answers.answer(Request("GET", "/", plainly, {}, b""), meter_id, None, NOW_MS)
+        assert plain.headers == ()
+        if plain.stream is not None:
+            plain.stream.close()
 
 
 def test_only_a_few_are_served_at_a_time(journal: WrittenJournal) -> None:

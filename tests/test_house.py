@@ -20,7 +20,7 @@ FLOORS = {
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
     "render": 1, "era": 1, "block": 1, "batch": 1, "counter": 1, "rollup": 1, "csvtable": 1,
     "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1, "reach": 1, "alerts": 1,
-    "steps": 1, "analytics": 1, "shapes": 1,
+    "steps": 1, "counting": 1, "analytics": 1, "shapes": 1,
     "atomic": 2, "tokenfile": 2, "tokens": 2, "alertlog": 2, "library": 2, "image": 2,
     "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
     "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
@@ -57,6 +57,7 @@ NEIGHBOURS = {
     ("lineparse", "csvtable"),  # what an import is made of
     ("batch", "block"),  # when decimals give values back exactly
     ("alerts", "load"),
+    ("analytics", "counting"),
     ("analytics", "load"),  # what is free, then as now
     ("analytics", "rollup"),
     ("analytics", "steps"),
@@ -94,7 +95,7 @@ ROOMS = {
     "websockets": {"api/websocket"},
     "sqlite3": {
         f"journal/{name}"
-        for name in ("schema", "damage", "database", "writer", "salvage", "history", "offline")
+        for name in ("schema", "damage", "database", "writer", "salvage", "reading", "offline")
     },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""
@@ -114,6 +115,7 @@ TESTED_BY = {
     "backlog": "uplink",
     "clock": "cycle",
     "communication": "meterspec",
+    "counting": "analytics",
     "errors": "config",
     "lineparse": "csvtable",
     "model": "image",
@@ -158,6 +160,7 @@ TESTED_BY = {
     "drivers/modbus/questions": "modbus_probe",
     "journal/history": "history",
     "journal/merge": "history",
+    "journal/reading": "history",
     "journal/offline": "transfer",
     "journal/salvage": "salvage",
     "sinks/__init__": "sinks",

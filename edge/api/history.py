@@ -9,6 +9,7 @@ turn. Where all places are taken and another comes, the slowest reader is cut of
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -31,6 +32,9 @@ CSV_TYPE = "text/csv; charset=utf-8; header=present"
 STREAMS = 3
 """Answers without an end in sight that are sent at a time."""
 ROWS_PER_PIECE = 250
+
+_NOT_FOR_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_LONGEST_NAME = 100
 
 SLOW_AFTER_S = 10.0
 SLOW_BYTES_PER_S = 64 * 1024
@@ -58,8 +62,10 @@ class HistoryAnswers:
         if not question.as_csv and question.limit and question.limit <= DEFAULT_LIMIT:
             with self._readers.turn():
                 return Response(200, b"".join(pieces))
-        content_type = CSV_TYPE if question.as_csv else "application/json; charset=utf-8"
-        return Response(200, b"", content_type, stream=_Begun(pieces, self._streams))
+        stream = _Begun(pieces, self._streams)
+        if question.as_csv:
+            return Response(200, b"", CSV_TYPE, (_as_file(meter_id, question),), stream)
+        return Response(200, b"", stream=stream)
 
     def _pieces(
         self, question: Question, meter_id: str, meter: Meter | None, now_ms: int
@@ -151,6 +157,15 @@ class _Streams:
 
 class _CutOff(DlmError):
     """A client is sent no more; one sentence."""
+
+
+def _as_file(meter_id: str, question: Question) -> tuple[str, str]:
+    """Give the header that names the file which a browser makes of an answer.
+
+    The id is that of the request, so nothing stays of it that a header or a file cannot bear.
+    """
+    name = _NOT_FOR_A_NAME.sub("_", meter_id)[:_LONGEST_NAME]
+    return "Content-Disposition", f'attachment; filename="{name}-{question.resolution.value}.csv"'
 
 
 # --- The answer ----------------------------------------------------------------------------------

@@ -5,40 +5,22 @@ blocks are taken in one short read transaction, and the blocks are fetched one b
 reader that waits for a slow client holds up neither checkpoints nor the retention. A block that is
 gone by then was deleted for its age or for room, and is skipped.
 
-Nothing that stands in the file is trusted to be whole: a row with a wrong checksum, and one whose
-series or era is lost, is skipped and counted, and the rest is given. What a damaged index leads to
-twice, or out of order, is given once.
+What a damaged index leads to twice, or out of order, is given once.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from edge.batch import decode_batch, to_chunks
-from edge.era import Era
-from edge.errors import JournalError
-from edge.journal.damage import is_damage
+from edge.batch import to_chunks
 from edge.journal.merge import Part, between, given, merged
-from edge.journal.rows import (
-    Damaged,
-    TailRow,
-    block_row,
-    era_of_row,
-    lenient_text,
-    number_of_row,
-    rollup_of_row,
-    series_of_row,
-    tail_row,
-)
-from edge.journal.schema import connect
-from edge.record import Chunk, Resolution, Rollup, Series
+from edge.journal.reading import CheckedRows, Seen
+from edge.journal.rows import TailRow, block_row, rollup_of_row
+from edge.record import Chunk, Resolution, Rollup, Series, Stretch
 
 _LONGEST_BLOCK_MS = 2 * 3_600_000
 """No block is longer, even one whose clock was corrected."""
@@ -47,62 +29,23 @@ _WINDOW = 10_000
 _KEPT_READINGS = 20_000
 """Readings of decoded blocks that are kept for the next window."""
 _ROLLUPS_AT_A_TIME = 500
+_NEVER_MS = 1 << 62
+_TRIES = 8
+"""Rows that are looked at for the first or the last one that is not damaged."""
 
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What holds for the whole database at one moment."""
-
-    series: dict[int, Series]
-    eras: dict[int, Era]
-    sealed_seq: int
-
-    def of_meter(self, meter_id: str) -> _Seen:
-        """The same with the series of one meter only."""
-        series = {number: one for number, one in self.series.items() if one.meter_id == meter_id}
-        return _Seen(series, self.eras, self.sealed_seq)
-
-    def trusted(self, era: int) -> bool:
-        """Whether the readings of an era were taken when they say."""
-        return era in self.eras and self.eras[era].trusted
+_SUMMED = (Resolution.HOURLY, Resolution.DAILY)
+_TRUSTED = "era IN (SELECT id FROM era WHERE trusted)"
 
 
-class History:
-    """Queries over one read-only connection; a context manager, for one thread.
+class History(CheckedRows):
+    """Queries over one read-only connection; see `CheckedRows`.
 
-    path: the journal's database. report_damage: told when SQLite finds the file damaged as such,
-    or cannot read it.
-    damaged: blocks, commits and rollups that were skipped because they cannot be read.
-    Every call raises JournalError when the database cannot be read, and may wait for some seconds
-    for it. What is iterated over is read as it goes, in memory for some thousand readings.
+    What is iterated over is read as it goes, in memory for some thousand readings.
     """
 
     def __init__(self, path: Path, report_damage: Callable[[str], None] | None = None) -> None:
-        self.damaged = 0
-        self._report_damage = report_damage
+        super().__init__(path, report_damage)
         self._kept: dict[tuple[int, int], Chunk] = {}
-        try:
-            self._connection = connect(path, read_only=True)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-        self._connection.text_factory = lenient_text
-
-    def close(self) -> None:
-        """End the connection; what is being iterated over ends with an error."""
-        self._connection.close()
-
-    def __enter__(self) -> History:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- What can be asked for -------------------------------------------------------------------
 
@@ -198,9 +141,44 @@ class History:
         yield from self._blocks_since(blocks, seen, from_seq, min(to_seq, seen.sealed_seq))
         yield from self._tail_since(tail, seen, from_seq, to_seq)
 
+    def first(self, meter_id: str) -> Stretch | None:
+        """Tell when a meter was first recorded; None: never, or too lately to be sealed."""
+        seen = self._seen().of_meter(meter_id)
+        exact = [
+            stretch for number in seen.series for stretch in self._edge_block(seen, number, "ASC")
+        ]
+        exact.sort(key=_begin)
+        summed = (self._edge_rollup(meter_id, each, seen, "ASC") for each in _SUMMED)
+        return next(iter(_finest(exact, *summed)), None)
+
+    def stretches(self, meter_ids: Collection[str], before_ms: int) -> dict[str, list[Stretch]]:
+        """Tell when meters were recorded as what, before a moment, in order of time.
+
+        The first and the last time of a meter whose type never changed, and of another every time,
+        with those where its type changed cut at the readings. Readings whose clock was never set
+        are left out.
+        """
+        with self._one_moment():
+            seen = self._seen()
+            of_meters = {meter_id: seen.of_meter(meter_id) for meter_id in meter_ids}
+            tail = [row for row in self._tail(seen, 0) if seen.trusted(row.era)]
+            sealed = {
+                meter_id: self._sealed_stretches(one, before_ms)
+                for meter_id, one in of_meters.items()
+            }
+        latest = self._tail_stretches(tail, seen, meter_ids, before_ms)
+        found: dict[str, list[Stretch]] = {}
+        for meter_id, one in of_meters.items():
+            exact = sorted(sealed[meter_id] + latest.get(meter_id, []), key=_begin)
+            exact = [cut for each in _side_by_side(exact) for cut in self._untangled(each, seen)]
+            found[meter_id] = _finest(
+                exact, *(self._summed_stretches(meter_id, each, one, before_ms) for each in _SUMMED)
+            )
+        return found
+
     # --- The parts that an answer is made of -----------------------------------------------------
 
-    def _tail_parts(self, tail: Sequence[TailRow], seen: _Seen) -> Iterator[Part]:
+    def _tail_parts(self, tail: Sequence[TailRow], seen: Seen) -> Iterator[Part]:
         """The readings of some series that are in the tail; one part for each series and era."""
         of_era: dict[int, list[Any]] = {}
         for row in tail:
@@ -214,7 +192,7 @@ class History:
     def _blocks_since(
         self,
         blocks: Sequence[_Listed],
-        seen: _Seen,
+        seen: Seen,
         from_seq: int,
         to_seq: int,
     ) -> Iterator[tuple[Chunk, int]]:
@@ -235,7 +213,7 @@ class History:
             waiting = [block for block in waiting if block[3] >= position and position < to_seq]
 
     def _tail_since(
-        self, tail: Sequence[TailRow], seen: _Seen, from_seq: int, to_seq: int
+        self, tail: Sequence[TailRow], seen: Seen, from_seq: int, to_seq: int
     ) -> Iterator[tuple[Chunk, int]]:
         """Go through the tail; small commits of one era are put together."""
         readings: list[Any] = []
@@ -248,26 +226,117 @@ class History:
                 yield from _with_place(chunks, readings[0][0], readings[-1][0] + 1)
                 readings = []
 
-    # --- Single things, checked ------------------------------------------------------------------
+    def _sealed_stretches(self, seen: Seen, before_ms: int) -> list[Stretch]:
+        """Where the blocks of a meter lie: of one whose type never changed, the outermost."""
+        if len(seen.types) == 1:
+            return [
+                stretch
+                for number in seen.series
+                for order in ("ASC", "DESC")
+                for stretch in self._edge_block(seen, number, order, before_ms)
+            ]
+        return [
+            Stretch(series, from_ms, to_ms)
+            for number, series in seen.series.items()
+            for _, from_ms, to_ms in self._listed(
+                "SELECT id, from_ms, to_ms FROM block WHERE series = ? AND from_ms < ? "
+                f"AND {_TRUSTED}",
+                *(number, before_ms),
+            )
+        ]
 
-    def _block(self, seen: _Seen, number: int, from_ms: int) -> Chunk | None:
-        """Read a block; None if it is damaged, deleted, or its clock was corrected meanwhile."""
-        rows = self._query("SELECT * FROM block WHERE id = ? AND from_ms = ?", number, from_ms)
-        for row in rows:
+    def _tail_stretches(
+        self, tail: Sequence[TailRow], seen: Seen, meter_ids: Collection[str], before_ms: int
+    ) -> dict[str, list[Stretch]]:
+        numbers = [key for key, one in seen.series.items() if one.meter_id in meter_ids]
+        only = numbers[0] if len(numbers) == 1 else None
+        times: dict[str, list[tuple[int, int, Series]]] = {}
+        for row in tail if numbers else ():
+            for seq, number, unix_ms, *_ in self._batch(row, only):
+                if number in numbers and unix_ms < before_ms:
+                    series = seen.series[number]
+                    times.setdefault(series.meter_id, []).append((unix_ms, seq, series))
+        found: dict[str, list[Stretch]] = {}
+        for meter_id, readings in times.items():
+            readings.sort(key=lambda reading: reading[:2])
+            for series, run in groupby(readings, key=lambda reading: reading[2]):
+                first, *rest = run
+                stretch = Stretch(series, first[0], rest[-1][0] if rest else first[0])
+                found.setdefault(meter_id, []).append(stretch)
+        return found
+
+    def _untangled(self, stretches: Sequence[Stretch], seen: Seen) -> Iterator[Stretch]:
+        """Cut stretches that lie side by side at their readings, if they are of several types."""
+        if len({stretch.series.meter_type for stretch in stretches}) == 1:
+            yield from stretches
+            return
+        end_ms = max(stretch.to_ms for stretch in stretches) + 1
+        for chunk in self.raw(stretches[0].series.meter_id, stretches[0].from_ms, end_ms):
+            if seen.trusted(chunk.era):
+                yield Stretch(chunk.series, chunk.unix_ms[0], chunk.unix_ms[-1])
+
+    def _summed_stretches(
+        self, meter_id: str, resolution: Resolution, seen: Seen, before_ms: int
+    ) -> list[Stretch]:
+        """Where the hours or days of a meter lie: the outermost, and where its type changed."""
+        first = self._edge_rollup(meter_id, resolution, seen, "ASC")
+        if len(seen.types) == 1:
+            return first + self._edge_rollup(meter_id, resolution, seen, "DESC", before_ms)
+        rows = self._listed(
+            "SELECT start_ms, length_ms, covered_ms, series FROM rollup "
+            "WHERE meter_id = ? AND resolution = ? AND start_ms < ? ORDER BY start_ms",
+            *(meter_id, resolution.value, before_ms),
+        )
+        return [
+            Stretch(seen.series[number], start_ms, start_ms + length_ms, covered_ms)
+            for start_ms, length_ms, covered_ms, number in rows
+            if number in seen.series
+        ]
+
+    def _edge_block(
+        self, seen: Seen, number: int, order: str, before_ms: int = _NEVER_MS
+    ) -> list[Stretch]:
+        """The first or last block of a series, as a list of at most one."""
+        statement = (
+            f"SELECT * FROM block WHERE series = ? AND from_ms < ? AND {_TRUSTED} "
+            f"ORDER BY from_ms {order}"
+        )
+        for row in self._one_by_one(statement, number, before_ms):
             block = block_row(row)
-            chunk = block.chunk(seen.series) if block and block.era in seen.eras else None
-            if chunk is not None:
-                return chunk
-            self.damaged += 1
-        return None
+            if block is not None:
+                return [Stretch(seen.series[number], block.from_ms, block.to_ms)]
+        return []
 
-    def _listed(self, statement: str, *values: object) -> list[Any]:
-        """List blocks: of each its id, and other numbers. What they say is checked later."""
-        rows = self._query(statement, *values)
-        numbers = (row for row in rows if all(type(column) is int for column in row))
-        return list({row[0]: row for row in numbers}.values())
+    def _edge_rollup(
+        self,
+        meter_id: str,
+        resolution: Resolution,
+        seen: Seen,
+        order: str,
+        before_ms: int = _NEVER_MS,
+    ) -> list[Stretch]:
+        """The first or last hour or day of a meter, as a list of at most one."""
+        statement = (
+            "SELECT * FROM rollup WHERE meter_id = ? AND resolution = ? AND start_ms < ? "
+            f"ORDER BY start_ms {order}"
+        )
+        for row in self._one_by_one(statement, meter_id, resolution.value, before_ms):
+            found = rollup_of_row(row, seen.series)
+            if found is not None:
+                one = found[1]
+                end_ms = one.start_ms + one.length_ms
+                return [Stretch(one.series, one.start_ms, end_ms, one.covered_ms)]
+        return []
 
-    def _kept_block(self, seen: _Seen, number: int, from_ms: int) -> Chunk | None:
+    def _one_by_one(self, statement: str, *values: object) -> Iterator[Any]:
+        """Give a few rows, each when the one before was of no use."""
+        for offset in range(_TRIES):
+            rows = self._query(f"{statement} LIMIT 1 OFFSET {offset}", *values)
+            if not rows:
+                return
+            yield rows[0]
+
+    def _kept_block(self, seen: Seen, number: int, from_ms: int) -> Chunk | None:
         """The same; kept for a while, since the next window may need the rest of it."""
         key = number, from_ms
         chunk = self._kept.get(key) or self._block(seen, number, from_ms)
@@ -276,89 +345,6 @@ class History:
                 self._kept.clear()
             self._kept[key] = chunk
         return chunk
-
-    def _batch(self, row: TailRow, only: int | None = None) -> list[Any]:
-        try:
-            return list(decode_batch(row.payload, only))
-        except (ValueError, TypeError):
-            self.damaged += 1
-            return []
-
-    def _tail(self, seen: _Seen, from_seq: int, to_seq: int = 2**63 - 1) -> list[TailRow]:
-        """The rows of the tail that are in use and may hold readings of the range, in order."""
-        rows = self._query(
-            "SELECT * FROM tail WHERE seq >= ? AND seq + count > ? AND seq < ? ORDER BY seq",
-            *(seen.sealed_seq, from_seq, to_seq),
-        )
-        found: list[TailRow] = []
-        for columns in rows:
-            row = tail_row(columns)
-            if row is None or row.era not in seen.eras:
-                self.damaged += 1
-            elif not found or row.seq >= found[-1].seq + found[-1].length:
-                found.append(row)
-        return found
-
-    def _checked_rollups(
-        self, rows: Iterable[Sequence[Any]], series: dict[int, Series]
-    ) -> Iterator[tuple[int, Rollup]]:
-        for row in rows:
-            rollup = rollup_of_row(row, series)
-            if rollup is None:
-                self.damaged += 1
-            else:
-                yield rollup
-
-    def _seen(self) -> _Seen:
-        rows = self._query("SELECT * FROM meta WHERE key = 'sealed_seq'")
-        try:
-            sealed_seq = number_of_row(rows[0] if rows else None)
-        except Damaged as error:
-            raise self._failure(error) from error
-        eras = self._checked("SELECT * FROM era", era_of_row)
-        return _Seen(self._series(), eras, sealed_seq)
-
-    def _series(self) -> dict[int, Series]:
-        return self._checked("SELECT * FROM series ORDER BY id", series_of_row)
-
-    def _checked(self, query: str, made: Callable[[Sequence[Any]], _T]) -> dict[int, _T]:
-        """Read a small table that others hang on; what is damaged of it is reported as well."""
-        found: dict[int, _T] = {}
-        for row in self._query(query):
-            try:
-                found[row[0]] = made(row)
-            except Damaged as error:
-                self.damaged += 1
-                self._report(error)
-        return found
-
-    # --- The connection --------------------------------------------------------------------------
-
-    @contextmanager
-    def _one_moment(self) -> Iterator[None]:
-        """See the database as it is at one moment; to be short."""
-        self._query("BEGIN")
-        try:
-            yield
-        finally:
-            if self._connection.in_transaction:
-                self._query("COMMIT")
-
-    def _query(self, statement: str, *values: object) -> list[Any]:
-        try:
-            rows: list[Any] = self._connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise self._failure(error) from error
-        return rows
-
-    def _failure(self, error: Exception) -> JournalError:
-        if is_damage(error) or "I/O" in str(error):
-            self._report(error)
-        return JournalError(f"The journal cannot be read ({error}); ask again in a minute.")
-
-    def _report(self, error: Exception) -> None:
-        if self._report_damage:
-            self._report_damage(str(error))
 
 
 _Listed = tuple[int, int, int, int]
@@ -369,3 +355,30 @@ def _with_place(chunks: Sequence[Chunk], begin: int, end: int) -> Iterator[tuple
     """Say with the last of the chunks that all below `end` is given, with the others `begin`."""
     for number, chunk in enumerate(sorted(chunks, key=lambda chunk: chunk.seqs[0]), start=1):
         yield chunk, end if number == len(chunks) else begin
+
+
+def _begin(stretch: Stretch) -> int:
+    return stretch.from_ms
+
+
+def _side_by_side(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
+    """Put stretches, by their begin, together that overlap."""
+    together: list[Stretch] = []
+    end_ms = 0
+    for stretch in stretches:
+        if together and stretch.from_ms > end_ms:
+            yield together
+            together = []
+        end_ms = max(end_ms, stretch.to_ms) if together else stretch.to_ms
+        together.append(stretch)
+    if together:
+        yield together
+
+
+def _finest(*kinds: Sequence[Stretch]) -> list[Stretch]:
+    """Put stretches of several kinds in order, the finest first: of the others, what is older."""
+    found: list[Stretch] = []
+    for stretches in kinds:
+        older = (one for one in stretches if not found or one.to_ms <= found[0].from_ms)
+        found = [*older, *found]
+    return found
