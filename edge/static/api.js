@@ -58,7 +58,6 @@ export async function loadSession(options) {
 	become(await get('/api/session', {}, options));
 }
 
-/** Logs in with a token; the service sets a cookie. */
 export async function login(token) {
 	become(await post('/api/login', {token}));
 }

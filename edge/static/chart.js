@@ -23,7 +23,7 @@ const TICK_STEPS_MS = [
 const SECOND = new Intl.DateTimeFormat(LOCALE, {timeStyle: 'medium'});
 const MONTH = new Intl.DateTimeFormat(LOCALE, {month: 'short', year: 'numeric'});
 
-/** What a tick is called: the part of the time that changes from one to the next. */
+/** The part of the time that changes from one tick to the next. */
 function tickText(ms, stepMs) {
 	if (stepMs >= MONTH_MS) return MONTH.format(ms);
 	if (stepMs >= DAY_MS || startOfDay(ms) === ms) return day(ms);
@@ -218,7 +218,7 @@ export function chart({label, onZoom}) {
 		return `${dateTime(ms)}: ${values.join(', ')}`;
 	}
 
-	/** The text in place of the picture: its range, and of each series last, least and largest. */
+	/** The text in place of the picture. */
 	function description() {
 		const said = series.map((one) => {
 			const spread = extent(valuesOf([one]));
@@ -230,7 +230,7 @@ export function chart({label, onZoom}) {
 		return [label, t('chart.range', {from: dateTime(fromMs), to: dateTime(toMs)}), ...said].join('. ');
 	}
 
-	/** Says what the cross-hair is at. To a screen reader the chart is a slider over its moments. */
+	/** To a screen reader the chart is a slider over its moments. */
 	function say() {
 		const last = moments.length - 1;
 		const hint = last >= 0 && onZoom ? t('chart.hint') : '';

@@ -11,7 +11,7 @@ export function h(tag, ...inside) {
 	return make('http://www.w3.org/1999/xhtml', tag, inside);
 }
 
-/** Makes an SVG element, as `h` does. */
+/** As `h`, for SVG. */
 export function svg(tag, ...inside) {
 	return make('http://www.w3.org/2000/svg', tag, inside);
 }

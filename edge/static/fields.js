@@ -104,7 +104,7 @@ function choiceName(choice) {
 	return hasText(`choice.${choice}`) ? t(`choice.${choice}`) : choice;
 }
 
-/** What stands in a control as a value; a number that is none stays text, and the API says so. */
+/** A number that is none stays text: the API says so. */
 function valueOf(node, kind) {
 	if (kind === 'flag') return node.checked;
 	const text = node.value.trim();
@@ -136,7 +136,7 @@ export function placeFaults(root, faults) {
 	return {first: controls.find((one) => one.getAttribute('aria-invalid')), rest};
 }
 
-/** The control at a path, else the nearest around it, else the first within it. */
+/** The control nearest around a path, else the first within it. */
 function bestFor(controls, path) {
 	const around = controls.filter(({dataset}) => `${path}.`.startsWith(`${dataset.path}.`));
 	const [nearest] = around.sort((one, other) => other.dataset.path.length - one.dataset.path.length);

@@ -1,4 +1,4 @@
-/** The history of a meter: a chart over a range that can be zoomed, and its download as CSV. */
+/** The history of a meter: a chart that can be zoomed, and its download as CSV. */
 
 import {get, meterPath, withQuery} from './api.js';
 import {chart, GAP_STEPS} from './chart.js';
@@ -27,7 +27,7 @@ export function historyCard(meter, leaving) {
 	const path = `${meterPath(meter.id)}/history`;
 	const state = h('div.chart-state');
 	const remark = h('p.hint');
-	const save = h('a.button.small', {download: ''}, icon('download'), t('history.download'));
+	const save = h('a.button.small', icon('download'), t('history.download'));
 	const curves = chart({label: t('history.label', {name: meter.name}), onZoom: (...range) => look(null, ...range)});
 	const buttons = Object.keys(RANGES).map((name) =>
 		h('button', {type: 'button', value: name, onclick: () => look(name)}, t(`history.${name}`)));
@@ -52,6 +52,8 @@ export function historyCard(meter, leaving) {
 		const detail = detailOf(toMs - fromMs, resolution.value, meter.pollInterval ?? SPOKEN_MS);
 		const query = {from: fromMs, to: toMs, ...detail};
 		for (const button of buttons) button.setAttribute('aria-pressed', button.value === name);
+		const day = new Date(fromMs).toISOString().slice(0, 10);
+		save.download = `${meter.name.replace(/[^\p{L}\p{N}]+/gu, '-')}-${detail.resolution}-${day}.csv`;
 		save.href = withQuery(path, {...query, step: null, format: 'csv'});
 		if (!quietly) replace(state, spinner());
 		try {
@@ -88,7 +90,7 @@ export function historyCard(meter, leaving) {
 	});
 }
 
-/** The resolution to ask for; of raw readings also the length of a step, s, if they are many. */
+/** What to ask for; step: of raw readings that are many, s. */
 function detailOf(spanMs, chosen, pollMs) {
 	const tooFine = chosen === 'auto' || spanMs > MOST_MS[chosen];
 	const resolution = tooFine ? Object.keys(LONGEST_MS).find((name) => spanMs <= LONGEST_MS[name]) : chosen;
@@ -112,7 +114,7 @@ function stepMsOf({resolution, step = 0}) {
 	return {hourly: HOUR_MS, daily: DAY_MS}[resolution] ?? step * 1000;
 }
 
-/** What the chart takes of rows of the API. Readings are a gap apart when the meter was stale in between. */
+/** What the chart takes. Readings are a gap apart when the meter was stale in between. */
 function drawable(rows, detail, staleMs) {
 	const stepMs = stepMsOf(detail);
 	const single = ({timestamp, currentPower}) => [parseTime(timestamp), currentPower];

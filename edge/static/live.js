@@ -44,7 +44,7 @@ export function subscribe(fn, leaving) {
 	fn(new Set(EVERYTHING));
 }
 
-/** Gives what view() makes, and keeps it as view() would make it now, until `leaving`. */
+/** Gives what view() makes, and keeps it up to date until `leaving`. */
 export function live(view, leaving) {
 	const node = view();
 	subscribe(() => patch(node, view()), leaving);

@@ -1,4 +1,4 @@
-/** The page of all meters: a live table with sort and filter; cards on a narrow screen. */
+/** The page of all meters: a live table with sort and filter. */
 
 import {adminLink, meterActions, readerNote} from './actions.js';
 import {get} from './api.js';
@@ -65,6 +65,7 @@ function meterTable() {
 	const node = h('div.stack',
 		h('div', {role: 'search'}, h('label.row', t('meters.search'), words)), h('div.table-wrap', table), count);
 	const made = {node, update, curves: new Map()};
+	const rows = new Map();
 
 	function choose(chosen) {
 		Object.assign(view, chosen);
@@ -80,12 +81,24 @@ function meterTable() {
 		// Rows do not run away from under a pointer or the keyboard.
 		if (mayMove || !table.matches(':hover, :focus-within')) order = sorted([...store.meters.values()]);
 		const shown = order.map(({id}) => store.meters.get(id)).filter((meter) => meter && matches(meter));
-		patch(body, h('tbody', shown.map((meter) => meterRow(meter, made.curves.get(meter.id)))));
+		shown.map(rowFor).forEach((row, i) => row !== body.children[i] && body.insertBefore(row, body.children[i] ?? null));
+		while (body.children.length > shown.length) body.lastChild.remove();
 		Object.keys(COLUMNS).forEach((name, i) => {
 			setAttribute(heads[i], 'aria-sort', name === view.sort && (view.descending ? 'descending' : 'ascending'));
 		});
 		const all = store.meters.size;
 		setText(count, shown.length === all ? '' : t('meters.shown', {n: shown.length, all}));
+	}
+
+	/** The row of a meter, drawn anew only where it changed: there may be many. */
+	function rowFor(meter) {
+		const curve = made.curves.get(meter.id);
+		const look = [meter, freshness(meter), ageText(meter), curve];
+		const key = `${meter.id} ${meter.name}`;
+		const row = rows.get(key) ?? {node: h('tr'), look: []};
+		if (look.some((one, i) => one !== row.look[i])) patch(row.node, meterRow(meter, curve));
+		rows.set(key, {...row, look});
+		return row.node;
 	}
 
 	return made;
@@ -102,16 +115,20 @@ function meterRow(meter, curve) {
 		class: AT_RIGHT.includes(column) ? 'num' : column, dataset: {label: t(`meters.${column}`)},
 	}, children);
 	const trouble = meter.lastError ?? (meter.quality === 'suspect' && meter.hints[0]);
-	return h('tr', {dataset: {key: `${id} ${name}`}, class: freshness(meter) === 'stale' && 'stale'},
+	return h('tr', {class: freshness(meter) === 'stale' && 'stale'},
 		h('th', {scope: 'row'}, h('div.meter-name.row', icon(TYPE_ICONS[meter.meterType]), h('div',
 			h('a', {href: `#/meters/${encodeURIComponent(id)}`}, name),
 			h('span.hint', [t(`type.${meter.meterType}`), meter.location].filter(Boolean).join(' · '))))),
 		cell('status', statusChip(meter), trouble && h('p.hint', trouble)),
 		cell('power', measure(quantity('currentPower', meter.currentPower), 'kW')),
 		cell('energy', measure(quantity('totalEnergy', meter.totalEnergy), 'kWh')),
-		cell('age', meter.quality === 'none' ? t('freshness.none') : ago(ageOf(meter), freshness(meter) !== 'stale')),
+		cell('age', ageText(meter)),
 		cell('spark', curve && curveOf(name, curve)),
 		h('td.actions', meterActions(meter)));
+}
+
+function ageText(meter) {
+	return meter.quality === 'none' ? t('freshness.none') : ago(ageOf(meter), freshness(meter) !== 'stale');
 }
 
 function curveOf(name, values) {

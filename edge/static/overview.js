@@ -11,6 +11,7 @@ import {upToDate} from './refresh.js';
 import {t} from './text.js';
 
 const CHART_EVERY_MS = 60_000;
+const MOST_SOURCES = 5;
 
 export function page(params, leaving) {
 	const title = t('overview.title');
@@ -41,7 +42,7 @@ function reliability(load, isOld) {
 	return [chip(load.quality, t(`quality.${load.quality}`)), t(`quality.${load.quality}.why`)];
 }
 
-/** Why the number is what it is; a large overload has to stand beside the 0 that it makes. */
+/** An overload has to stand beside the 0 that it makes. */
 function reasonsOf(load) {
 	const overload = load?.overload > 0 ? [t('flow.overload', {power: kilowatts(load.overload)})] : [];
 	return [...overload, ...(load?.reasons ?? [])];
@@ -79,11 +80,13 @@ function buildingNote(load, consumers) {
 }
 
 function term(kind, iconName, text, remark, meters = []) {
+	const n = meters.length - MOST_SOURCES;
 	return h(`div.term.${kind}`,
 		h('p.row.muted', icon(iconName), t(`flow.${kind}`)),
 		h('p.term-value', measure(text, 'kW')),
 		h('p.hint', remark),
-		h('ul.sources', meters.map(source)));
+		h('ul.sources', meters.slice(0, MOST_SOURCES).map(source)),
+		n > 0 && h('a.hint', {href: '#/meters'}, t('flow.more', {n})));
 }
 
 function source(meter) {

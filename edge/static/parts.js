@@ -1,4 +1,4 @@
-/** Small parts that all pages are made of. */
+/** What all pages are made of. */
 
 import {h, replace, setText, svg} from './dom.js';
 import {UNKNOWN} from './format.js';

@@ -42,7 +42,7 @@ const EDITORS = {
 	paths: payloadEditor(['path', 'scale']),
 };
 
-/** Where quantities are in payloads: topic<Quantity>, <quantity>Path, <quantity>Scale. */
+/** Keys are topic<Quantity>, <quantity>Path, <quantity>Scale. */
 function payloadEditor(columns) {
 	const path = (name, column) => (column === 'topic' ? `topic${capital(name)}` : `${name}${capital(column)}`);
 	return {
@@ -111,7 +111,7 @@ export function rowsEditor(draft, kind) {
 	}
 
 	if (!rows.length && kind !== 'paths') {
-		// A first row that is shown is there for the API too, which then says what it lacks.
+		// The API says what this first row lacks.
 		rows.push({name: 'power'});
 		store();
 	}

@@ -88,7 +88,6 @@ function journal(state) {
 		dropped: number(state.dropped),
 		waiting: number(state.waiting),
 		size: t('system.ofMax', {size: megabytes(state.bytes), max: megabytes(state.maxBytes)}),
-		slowSyncs: number(state.slowSyncs),
 		oldest: dateTime(parseTime(state.oldest)),
 	}, sign, state.lastError && note('critical', state.lastError), notes(state.notices));
 }

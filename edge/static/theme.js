@@ -1,4 +1,4 @@
-/** Sets the theme before the first paint: what was chosen here, else what the device asks for. */
+/** Sets the theme before the first paint: the chosen one, else the device's. */
 
 (() => {
 	const dark = matchMedia('(prefers-color-scheme: dark)');
