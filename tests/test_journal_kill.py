@@ -29,7 +29,7 @@ KILLS_OF_A_LIFE = 25
 SPEED = 36_000
 """An hour of readings takes 0.1 s."""
 LONGEST_RUN_S = 0.3
-MOST_SETTLING_RUNS = 15
+SETTLING_RUNS_S = (2, 4, 8, 16)
 
 
 class Life:
@@ -53,14 +53,17 @@ class Life:
         """A number that no run ever gave away."""
         return self.put[-1].stop if self.put else 1
 
-    def run(self, *, kill_after_s: float | None) -> list[str]:
-        """Run a writer and kill it so long after it began to open; None: until it ends itself."""
+    def run(self, *, kill_after_s: float | None, duration_s: int = 1) -> list[str]:
+        """Run a writer and kill it so long after it began to open.
+
+        kill_after_s: None lets it end by itself, after duration_s.
+        """
         first = self.next_number
         command = [sys.executable, "-m", "tests.journal_writer", "append", str(self.file.parent)]
         command += [f"--first={first}", f"--speed={SPEED}", *self._settings]
         command.append(f"--since-mono-s={self._since_mono_s}")
         if kill_after_s is None:
-            command.append("--duration-s=1")
+            command.append(f"--duration-s={duration_s}")
         with self._said.open("w") as said, self._logged.open("w") as logged:
             writer = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=logged)
         try:
@@ -69,7 +72,7 @@ class Life:
                 time.sleep(kill_after_s)
                 assert writer.poll() is None, self._logged.read_text()
             else:
-                assert writer.wait(30) == 0, self._logged.read_text()
+                assert writer.wait(30 + duration_s) == 0, self._logged.read_text()
         finally:
             writer.kill()
             writer.wait()
@@ -117,9 +120,9 @@ class Life:
         return len(found)
 
 
-def end_regularly(life: Life) -> None:
+def end_regularly(life: Life, duration_s: int = 1) -> None:
     """Let a writer run for a while and end by itself, in good order."""
-    word, _, rest = life.run(kill_after_s=None)[-1].partition(" ")
+    word, _, rest = life.run(kill_after_s=None, duration_s=duration_s)[-1].partition(" ")
     assert word == "closed"
     state = json.loads(rest)
     assert state["last_error"] is None
@@ -129,13 +132,14 @@ def end_regularly(life: Life) -> None:
 def settle(life: Life) -> None:
     """Let writers run until all hours are summed up as they must be.
 
-    Time is so quick here that an hour of it may be too short for a slow machine.
+    Time is so quick here that the hours in which a slow machine starts a writer are more than that
+    one sums up in a short run.
     """
-    for _ in range(MOST_SETTLING_RUNS):
+    for duration_s in SETTLING_RUNS_S:
         with suppress(AssertionError):
             check_rollups(life.file, settled_hours=4)
             return
-        end_regularly(life)
+        end_regularly(life, duration_s)
     check_rollups(life.file, settled_hours=4)
 
 

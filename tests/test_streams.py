@@ -35,7 +35,7 @@ def ask(answers: HistoryAnswers) -> Stream:
 
 def has_room(answers: HistoryAnswers) -> bool:
     try:
-        ask(answers)
+        ask(answers).close()
     except RequestError:
         return False
     return True

@@ -122,6 +122,10 @@ class TcpEndpoint(Endpoint):
     def _accept(self) -> None:
         if self._loop is None or self._listener is None:
             return
+        # Who hung up before it came back is not counted twice.
+        for link in list(self._links):
+            while self._read(link):
+                pass
         try:
             sock, _ = self._listener.accept()
         except OSError:
@@ -134,17 +138,19 @@ class TcpEndpoint(Endpoint):
         self.max_connections = max(self.max_connections, len(self._links))
         self._loop.watch(sock.fileno(), lambda: self._read(link))
 
-    def _read(self, link: _TcpLink) -> None:
+    def _read(self, link: _TcpLink) -> bool:
+        """Take what a client sent; False when there is no more."""
         try:
             data = link.socket.recv(_READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if data:
             self.received(link, data)
         else:
             self._forget(link)
+        return bool(data)
 
     def _forget(self, link: _TcpLink) -> None:
         if self._loop is None or link not in self._links:
