@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tests.peers import free_port, need_program, wait_until
+from tests.peers import free_port, freeze, need_program, wait_until
 
 _DYNAMIC_SECURITY = "mosquitto_dynamic_security.so"
 
@@ -87,7 +87,7 @@ class Mosquitto:
     def freeze(self) -> None:
         """Let it stand still with its connections open, as when a cable is pulled."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process)
 
     def thaw(self) -> None:
         """Let a frozen broker go on."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.peers import free_port, need_program, wait_until
+from tests.peers import free_port, freeze, need_program, wait_until
 
 _INFLUXD_CONFIG = """
 reporting-enabled = false
@@ -67,7 +67,8 @@ class _Peer:
 
     def freeze(self) -> None:
         """Let it stand still with its connections open, as when a cable is pulled."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        freeze(self._process)
 
     def thaw(self) -> None:
         """Let it go on."""

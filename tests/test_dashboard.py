@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import LOOKS, PHONE, Look, Tab, chromium
+from tests.peers import freeze
 from tests.service import Service
 from tests.sites import (
     HOLE_HOURS_AGO,
@@ -178,7 +179,7 @@ def test_a_service_that_hangs_is_taken_for_lost(browser: Browser, plant: Plant) 
         page = tab.go("/")
         expect(available(page)).to_contain_text("Good")
         banner = page.get_by_role("alert").filter(has_text="No live data")
-        plant.service.signal(signal.SIGSTOP)
+        freeze(plant.service.process)
         page.clock.fast_forward(11_000)
         expect(available(page)).to_contain_text("Good")
         page.clock.fast_forward(3_000)

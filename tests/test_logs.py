@@ -37,7 +37,10 @@ def file(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 @pytest.fixture
 def stuck_pipe() -> Iterator[tuple[BinaryIO, int]]:
-    """A pipe that is full and that nobody reads: the end to read from, and the other's number."""
+    """A pipe that is full and that nobody reads: the end to read from, and the other's number.
+
+    Whoever logs to it has ended when a test ends: the number will soon be another file's.
+    """
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
     try:
@@ -215,4 +218,6 @@ def test_the_last_lines_are_there_though_nobody_takes_the_log(
     for number in range(2 * QUEUE_LINES):
         log.info("line %d", number)
     assert written.recent(1)[0].endswith(f"line {2 * QUEUE_LINES - 1}")
-    written.stop(timeout_s=0.01)
+    stuck_pipe[0].close()
+    written.stop()
+    assert not written._thread.is_alive()

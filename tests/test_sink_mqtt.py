@@ -37,7 +37,7 @@ from edge.sinks.board import Board
 from edge.sinks.mqtt import MqttSink
 from tests.brokers import Mosquitto, OldBroker, make_certificates
 from tests.building import a_meter, a_reading
-from tests.peers import free_port, need_program, wait_until
+from tests.peers import free_port, freeze, need_program, wait_until
 
 UNIX_MS = 1_760_956_200_000
 HOST = "127.0.0.1"
@@ -682,7 +682,7 @@ def test_of_a_service_that_is_killed_the_broker_says_offline(
 def test_the_will_of_a_connection_that_died_in_silence_never_comes_after_online(
     site: Site, service: subprocess.Popen[bytes]
 ) -> None:
-    service.send_signal(signal.SIGSTOP)
+    freeze(service)
     watcher = site.watcher()
     sink = site.sink()
     sink.publish(a_snapshot(online(METER, 5.0)))
