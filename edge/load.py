@@ -69,12 +69,13 @@ def load_status(
     production_kw = [_production_kw(state) for state in solars]
     balance_kw = math.fsum((grid_capacity_kw, *production_kw, *(-kw for kw in consumption_kw)))
 
-    quality = _quality(consumers, solars)
-    reasons = [
-        _reason(state, failsafe_available_kw)
+    dead = [
+        state
         for state in states
         if state.meter.meter_type in COUNTED_TYPES and _live_kw(state) is None
     ]
+    quality = _quality(consumers, dead)
+    reasons = [_reason(state, failsafe_available_kw) for state in dead]
     available_kw = max(0.0, balance_kw)
     consumption_known = quality in (LoadQuality.GOOD, LoadQuality.DEGRADED)
     if not consumption_known:
@@ -121,19 +122,19 @@ def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
         energy_kwh=rounded(math.fsum(energies_kwh)) if complete else None,
         meter_count=len(powers_kw),
         excluded=tuple(excluded),
-        quality=_quality(consumers, []),
+        quality=_quality(consumers, [state for state in consumers if _live_kw(state) is None]),
     )
 
 
-def _quality(consumers: list[MeterState], solars: list[MeterState]) -> LoadQuality:
+def _quality(consumers: list[MeterState], dead: list[MeterState]) -> LoadQuality:
+    """dead: all that count and are not live."""
     if not consumers:
         return LoadQuality.UNMETERED
-    dead = [state for state in consumers if _live_kw(state) is None]
-    if any(_known_kw(state.meter.max_power_kw) is None for state in dead):
-        return LoadQuality.FAILSAFE
-    if dead or any(_live_kw(state) is None for state in solars):
-        return LoadQuality.DEGRADED
-    return LoadQuality.GOOD
+    for state in dead:
+        consumes = state.meter.meter_type in CONSUMING_TYPES
+        if consumes and _known_kw(state.meter.max_power_kw) is None:
+            return LoadQuality.FAILSAFE
+    return LoadQuality.DEGRADED if dead else LoadQuality.GOOD
 
 
 def _consumption_kw(state: MeterState) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from edge.communication import Communication, RawWords
@@ -204,7 +205,7 @@ class MeterState:
 
     since_mono_s: when it came into the plan as it is now. reading: the last one that carried a
     value. last_power_kw: the last plausible power, kept through faults so that a fault can never
-    raise the available capacity.
+    raise the available capacity. What follows from these is asked for in many ticks, so it is kept.
     """
 
     meter: Meter
@@ -214,7 +215,7 @@ class MeterState:
     last_error: str | None = None
     last_power_kw: float | None = None
 
-    @property
+    @cached_property
     def quality(self) -> Quality:
         """How far `reading` can be trusted now."""
         if self.reading is None:
@@ -223,7 +224,7 @@ class MeterState:
             return Quality.STALE
         return Quality.SUSPECT if self.reading.hints else Quality.GOOD
 
-    @property
+    @cached_property
     def live_power_kw(self) -> float | None:
         """Active power that may be counted now, kW; None unless fresh and plausible."""
         if self.quality is not Quality.GOOD or self.reading is None:
