@@ -3,12 +3,15 @@
 Threads: main runs the cycle; `line-*` one per line; `http` accepts and `http-*` serve one client
 each; `live` pushes to WebSocket clients; `scrypt` hashes the tokens that clients send; `journal`
 writes the journal and `uplink-*` feed one sink each; `log` writes the log; `reload` waits for
-SIGHUP; `register` brings in a demo's meters. All but main are daemons, so nothing that hangs can
-keep the process from ending.
+SIGHUP; `register` brings in a demo's meters; `watchdog` ends the process when one of them hangs.
+Of two it does not: of `register`, which is for demos, and of `log`, which may wait for ever for who
+takes no log any more. All but main are daemons, so nothing that hangs can keep the process from
+ending.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -38,8 +41,10 @@ from edge.api.server import ApiServer
 from edge.clock import Clock
 from edge.config import changes_that_need_restart
 from edge.cycle import Cycle, SiteLimits
+from edge.disk import StateDisk
 from edge.drivers import Driver, Listener, load_driver, make_driver
 from edge.errors import ConfigError, DlmError, StateError
+from edge.heartbeat import Heartbeat, Heartbeats
 from edge.image import ProcessImage
 from edge.keeper import Keeper
 from edge.library import library_of
@@ -47,13 +52,21 @@ from edge.line import LineThread, ListenLine, PollLine
 from edge.logs import Log
 from edge.meterspec import References
 from edge.model import Meter, PollResult, Snapshot
+from edge.notify import Notifier, NotifySocket
 from edge.prober import Prober
 from edge.registry import Registry
 from edge.settings import Config
 from edge.tokens import Tokens
+from edge.watchdog import Watchdog
 
 log = logging.getLogger("edge.app")
 
+START_WITHIN_S = 180.0
+"""The folder is read and the host's name resolved; who is not done by then hangs. On a disk that
+does not answer for 120 s is what the kernel calls hung (see `edge.journal.writer`)."""
+TICK_WITHIN_S = 10.0
+"""A tick does no I/O; a cycle that is not heard of for longer hangs."""
+RELOAD_WITHIN_S = 60.0
 STOP_WITHIN_S = 4.5
 STACK_BYTES = 2 * 1024 * 1024
 """Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
@@ -79,7 +92,10 @@ class App:
         self._load_config = load_config
         self._reloads: SimpleQueue[None] = SimpleQueue()
         self._clock = Clock()
-        self._log = Log(config.log.level)
+        self._log = Log(config.log.level, form=config.log.format)
+        self._heartbeat, self._reload_heartbeat = Heartbeat("main"), Heartbeat("reload")
+        self._heartbeats = Heartbeats()
+        self._watchdog = Watchdog(self._heartbeats, self._clock, self._exit)
         self._image = ProcessImage()
         self._keeper = Keeper(config, self._clock)
         self._cycle = Cycle(
@@ -90,6 +106,12 @@ class App:
             self._clock,
             [self._keeper.follow, self._watch],
         )
+        self._notifier = Notifier(
+            NotifySocket(),
+            lambda: self._keeper.has_begun,
+            lambda: self._watchdog.all_is_well,
+            self._keeper.state,
+        )
         self._alert_log = AlertLog(_alert_rules(config), self._keeper.state)
         self._tokens = Tokens(Path(config.state.dir))
         self._door = Door(self._tokens, access_of, config.api, self._clock)
@@ -99,6 +121,12 @@ class App:
             self._clock,
             max_clients=config.api.max_ws_clients,
             alive_within_s=ALIVE_WITHIN_S,
+        )
+        self._disk = StateDisk(Path(config.state.dir), self._clock)
+        self._cycle.metrics.add_service(
+            __version__,
+            lambda: self._alert_log.rules.high_consumption_kw,
+            self._disk.space,
         )
         self._cycle.metrics.add_keeping(self._keeper.state)
         self._cycle.metrics.add_outlook(
@@ -121,6 +149,7 @@ class App:
         """
         threading.excepthook = self._end_on_bug
         self._watch_signals()
+        self._watch_threads()
         with ExitStack() as stack:
             self._log.start()
             stack.callback(self._log.stop)
@@ -150,6 +179,8 @@ class App:
             self._start_thread("register", self._register_all, registrations)
         self._cycle.run()
         log.info("Stopping")
+        self._heartbeat.due_within(STOP_WITHIN_S + TICK_WITHIN_S)
+        self._notifier.stopping()
         server.close(time.monotonic() + STOP_WITHIN_S / 6)
         self._live.close(time.monotonic() + STOP_WITHIN_S / 6)
         self._cycle.close_lines(STOP_WITHIN_S / 3)
@@ -171,10 +202,25 @@ class App:
                 soft, len(lines), clients, needed,
             )  # fmt: skip
 
-    def _watch(self, snapshot: Snapshot, _results: Sequence[PollResult]) -> None:
-        """Look for what is wrong, then show how things are."""
+    def _watch_threads(self) -> None:
+        """Begin to watch this thread and those that start from here on."""
+        threading.current_thread().name = self._heartbeat.worker
+        self._heartbeat.due_within(START_WITHIN_S)
+        self._heartbeats.add(
+            self._heartbeat,
+            self._reload_heartbeat,
+            self._live.heartbeat,
+            self._tokens.heartbeat,
+            *self._keeper.heartbeats,
+        )
+        self._watchdog.start()
+
+    def _watch(self, snapshot: Snapshot, results: Sequence[PollResult]) -> None:
+        """Look for what is wrong, then show how things are, and that the cycle is alive."""
         self._alert_log.update(snapshot)
         self._live.publish(snapshot)
+        self._heartbeat.due_within(TICK_WITHIN_S)
+        self._notifier.follow(snapshot, results)
 
     def _make_server(self) -> ApiServer:
         config = self._config
@@ -192,6 +238,8 @@ class App:
             log_lines=self._log.recent,
             door=self._door,
             clock=self._clock,
+            disk=self._disk.space,
+            versions=_versions(),
             about={
                 "version": __version__,
                 "site": {"id": config.site.id, "name": config.site.name},
@@ -209,6 +257,7 @@ class App:
             allowed_hosts=config.api.allowed_hosts,
             cert_file=config.api.cert_file,
             key_file=config.api.key_file,
+            heartbeats=self._heartbeats,
         )
 
     def _take_over(self, meters: tuple[Meter, ...]) -> Future[None]:
@@ -228,10 +277,13 @@ class App:
 
     def _make_line(self, meter: Meter) -> LineThread:
         driver = self._make_driver(meter)
+        line: LineThread
         if meter.poll_interval_ms is None:
-            listener = cast(Listener, driver)
-            return ListenLine(meter.line, listener, self._image.put, self._clock)
-        return PollLine(meter.line, cast(Driver, driver), self._image.put, self._clock)
+            line = ListenLine(meter.line, cast(Listener, driver), self._image.put, self._clock)
+        else:
+            line = PollLine(meter.line, cast(Driver, driver), self._image.put, self._clock)
+        self._heartbeats.add(line.heartbeat)
+        return line
 
     def _make_driver(self, meter: Meter) -> Driver | Listener:
         return make_driver(meter, self._clock, self._config)
@@ -261,23 +313,32 @@ class App:
 
     def _reload_on_signal(self) -> None:
         while True:
+            self._reload_heartbeat.rest()
             self._reloads.get()
-            try:
-                config = self._load_config()
-            except ConfigError as exc:
-                for fault in str(exc).splitlines():
-                    log.error("%s", fault)
-                log.error("The configuration was not reloaded; the one before stays in force.")
-                continue
-            for key in changes_that_need_restart(self._config, config):
-                log.warning("%s was changed; it takes effect at the next start.", key)
-            self._log.set_level(config.log.level)
-            self._cycle.change_limits(_limits(config))
-            self._alert_log.rules = _alert_rules(config)
-            self._rates = _rates(config)
-            if self._server is not None:
-                self._server.reload_certificate()
-            log.info("The configuration was reloaded")
+            self._reload_heartbeat.due_within(RELOAD_WITHIN_S)
+            self._notifier.reloading()
+            self._reload()
+            self._notifier.reloaded()
+
+    def _reload(self) -> None:
+        """Let a changed configuration take effect, as far as it can while the service runs."""
+        try:
+            config = self._load_config()
+        except ConfigError as exc:
+            for fault in str(exc).splitlines():
+                log.error("%s", fault)
+            log.error("The configuration was not reloaded; the one before stays in force.")
+            return
+        for key in changes_that_need_restart(self._config, config):
+            log.warning("%s was changed; it takes effect at the next start.", key)
+        self._log.set_level(config.log.level)
+        self._log.set_form(config.log.format)
+        self._cycle.change_limits(_limits(config))
+        self._alert_log.rules = _alert_rules(config)
+        self._rates = _rates(config)
+        if self._server is not None:
+            self._server.reload_certificate()
+        log.info("The configuration was reloaded")
 
     def _end_on_bug(self, args: threading.ExceptHookArgs) -> None:
         self._end_process(args.thread.name if args.thread is not None else "?", args.exc_value)
@@ -290,6 +351,12 @@ class App:
         """
         try:
             log.critical("Bug in thread %s:", thread, exc_info=bug)
+        finally:
+            self._exit()
+
+    def _exit(self) -> NoReturn:
+        """End the process as failed, once the log is written; no thread is waited for."""
+        try:
             self._log.stop()
         finally:
             os._exit(1)
@@ -304,6 +371,8 @@ def run_service(
     Raises ConfigError or StateError when the service cannot start.
     """
     threading.stack_size(STACK_BYTES)
+    # For systemd's SIGABRT too, when its watchdog finds that the interpreter itself hangs.
+    faulthandler.enable(file=2)
     if not demo:
         App(config, load_config).run(notice=notice)
         return
@@ -311,6 +380,15 @@ def run_service(
 
     with DemoSite() as site:
         App(config, load_config).run(site.registrations, notice)
+
+
+def _versions() -> str:
+    system = os.uname()
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"dlm-edge {__version__}, Python {python}, {system.sysname} {system.release} "
+        f"({system.machine})"
+    )
 
 
 def _alert_rules(config: Config) -> AlertRules:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from edge.api.readers import Readers
 from edge.clock import Clock
+from edge.heartbeat import Heartbeat
 from edge.journal import Journal
 from edge.model import PollResult, Snapshot
 from edge.record import Keeping
 from edge.settings import Config
 from edge.sinks import LiveSink, is_live, make_journal_sink, make_live_sink
-from edge.uplink import Uplink
+
+if TYPE_CHECKING:
+    from edge.uplink import Uplink
 
 
 class Keeper:
@@ -48,6 +52,8 @@ class Keeper:
                 self._live.append(sink)
                 self._uplinks.append(sink)
             elif self.journal is not None:
+                from edge.uplink import Uplink  # only who has such a sink pays for it
+
                 fed = make_journal_sink(name, clock, config)
                 self._uplinks.append(Uplink(name, fed, self.journal, clock))
 
@@ -64,6 +70,20 @@ class Keeper:
             self.journal.put(results)
         for sink in self._live:
             sink.publish(snapshot)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the journal is open, or cannot be: that keeps nobody from measuring. Any thread.
+
+        It takes a while where a damaged one is salvaged.
+        """
+        return self.journal is None or self.journal.has_begun
+
+    @property
+    def heartbeats(self) -> list[Heartbeat]:
+        """Those of all its threads."""
+        journals = [self.journal] if self.journal is not None else []
+        return [worker.heartbeat for worker in (*journals, *self._uplinks)]
 
     def state(self) -> Keeping:
         """How journal and sinks are. Any thread."""

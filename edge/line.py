@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from edge.clock import Clock
 from edge.drivers import Driver, Line, Listener
 from edge.errors import Cause, LineError, MeterError, NoReply, Refused
+from edge.heartbeat import Heartbeat
 from edge.model import LineState, MessageCounts, Meter, Outcome, PollEnd, PollResult, Probe, Reading
 from edge.plausibility import hints
 from edge.schedule import Read
@@ -31,6 +32,13 @@ SHORT_LIVED_S = 5.0
 as fast as they may connect."""
 LISTEN_S = 0.1
 """How long a stop or another plan may wait for a listener."""
+MARGIN_S = 60.0
+"""Beside the waits of an attempt, for the resolution of a name: 30 s with three servers that are
+silent (resolv.conf(5)). A line that is not heard of for longer hangs."""
+MOST_WAITS = 60
+"""More time-outs than one attempt can come to: of addresses, TLS, blocks, retries, late replies."""
+PROBE_WITHIN_S = 300.0
+"""A probe takes some tens of seconds; nobody waits as long as this."""
 LOST_GRACE_S = 10.0
 """A broker that restarts is back within this time; until then its meters' values only age."""
 
@@ -70,6 +78,7 @@ class LineThread(ABC):
         self._reopen_mono_s = 0.0
         self._reopen_wait_s = 0.0
         self._opened_mono_s = 0.0
+        self.heartbeat = Heartbeat(f"line-{name}")
         self._thread = threading.Thread(target=self._run, name=f"line-{name}", daemon=True)
 
     def start(self) -> None:
@@ -89,13 +98,18 @@ class LineThread(ABC):
             self._serve()
         finally:
             self._line.close()
+            self.heartbeat.end()
 
     @abstractmethod
     def _serve(self) -> None:
         """Do the line's work until it is stopped; on its thread."""
 
     def _open(self, timeout_s: float) -> None:
-        """Open the line unless it is open; while it failed a moment ago, fail at once."""
+        """Begin an attempt: open the line unless it is open.
+
+        While it failed a moment ago, it fails at once.
+        """
+        self.heartbeat.due_within(MARGIN_S + MOST_WAITS * timeout_s)
         if self._line.connected:
             return
         now_mono_s = self._clock.mono_s()
@@ -157,6 +171,7 @@ class PollLine(LineThread):
     def _serve(self) -> None:
         known = self.plan
         while True:
+            self.heartbeat.rest()
             read = self._reads.get()
             plan = self.plan
             if read is not None and read.meter in plan.meters:
@@ -175,6 +190,7 @@ class PollLine(LineThread):
             return
         job = self._probes.get()
         if job.done.set_running_or_notify_cancel():
+            self.heartbeat.due_within(PROBE_WITHIN_S)
             job.done.set_result(self._driver.probe(job.meter))
             if self._line.connected:
                 self._note_state(None)
@@ -219,6 +235,7 @@ class ListenLine(LineThread):
         while not self._stopping.is_set():
             plan = self.plan
             if not plan.meters:  # nothing to connect for yet
+                self.heartbeat.rest()
                 self._stopping.wait(LISTEN_S)
                 continue
             if plan is not self._followed:

@@ -21,12 +21,15 @@ from queue import SimpleQueue
 
 from edge.atomic import replace_file
 from edge.errors import ConfigError, Fault, StateError
+from edge.heartbeat import Heartbeat
 from edge.settings import ApiConfig
 from edge.structure import shown
 from edge.times import timestamp
 from edge.tokenfile import Entry, Role, Stored, TokenFile, check_name
 
 LOCAL_FILE = "local.token"
+HASH_WITHIN_S = 60.0
+"""A hash takes a second on a slow machine; one that takes longer hangs."""
 MAX_TOKENS = 100
 """No site needs so many; who adds them by mistake shall not fill the disk and the memory."""
 
@@ -52,6 +55,11 @@ class Tokens:
         self._folder = folder
         self._file = TokenFile(folder)
         self._local_digest: bytes | None = None
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """That of the thread on which tokens are hashed."""
+        return _hasher.heartbeat
 
     # --- Who is it? ---
 
@@ -230,6 +238,7 @@ class _Hasher:
     """
 
     def __init__(self) -> None:
+        self.heartbeat = Heartbeat("scrypt")
         self._asked: SimpleQueue[tuple[Future[bytes], str, bytes]] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -246,7 +255,9 @@ class _Hasher:
 
     def _run(self) -> None:
         while True:
+            self.heartbeat.rest()
             made, secret, salt = self._asked.get()
+            self.heartbeat.due_within(HASH_WITHIN_S)
             try:
                 made.set_result(_hash(secret, salt))
             except Exception as exc:  # noqa: BLE001  raised where it was asked for

@@ -31,6 +31,9 @@ from edge.place import Place
 from edge.record import Resolution, SinkState
 from edge.sinks import JournalSink, Rejected, Unreached
 
+PIECE_WITHIN_S = 180.0
+"""To read a piece from the journal; a pump that takes longer hangs. A sink says by itself how long
+each request may take."""
 WAIT_S = 0.5
 """How long a stop may wait for the pump to look up from the journal."""
 FIRST_REST_S = 1.0
@@ -87,6 +90,7 @@ class Uplink:
     ) -> None:
         self.state = SinkState(name)
         """The uplink as last seen; replaced by its thread, read by anyone."""
+        self.heartbeat = sink.heartbeat
         self._name = name
         self._sink = sink
         self._journal = journal
@@ -132,9 +136,11 @@ class Uplink:
         finally:
             self._backlog.drop()
             self._sink.close()
+            self.heartbeat.end()
 
     def _pump(self) -> None:
         """Wait for something to do; send what is new, and then one piece of what is not."""
+        self.heartbeat.due_within(PIECE_WITHIN_S)
         self._wait()
         now_s = self._clock.mono_s()
         if self._place.live <= self._newest and now_s >= self._live.due_s:
@@ -299,7 +305,7 @@ class Uplink:
             self._live.worked()
         if self._told and not self._error():
             self._told.clear()
-            log.warning(
+            log.info(
                 "Uplink %s works again; %d readings are still to be sent.",
                 self._name,
                 self._place.backlog(self._newest + 1),

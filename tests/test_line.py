@@ -6,6 +6,7 @@ the drivers.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,7 +22,10 @@ from edge.errors import BadReply, LineError, MeterError, NoReply, Refused
 from edge.line import (
     LISTEN_S,
     LOST_GRACE_S,
+    MARGIN_S,
+    MOST_WAITS,
     NO_PLAN,
+    PROBE_WITHIN_S,
     SHORT_LIVED_S,
     LinePlan,
     ListenLine,
@@ -29,7 +33,7 @@ from edge.line import (
 )
 from edge.model import LineState, MessageCounts, Meter, Outcome, PollEnd, PollResult, Probe
 from edge.schedule import Read
-from tests.building import FakeClock, a_meter, a_speaking_meter
+from tests.building import FakeClock, a_meter, a_registration, a_speaking_meter
 from tests.peers import wait_until
 
 POWER = {"power": 12.0, "voltage": 230.0}
@@ -446,6 +450,29 @@ def test_a_probe_that_nobody_waits_for_any_longer_is_skipped() -> None:
 # --- Lines that listen ---------------------------------------------------------------------------
 
 
+REST = (math.inf,)
+
+
+def test_a_line_says_how_long_an_attempt_may_take_and_rests_when_nothing_is_due() -> None:
+    meter = a_meter(communication={**a_registration()["communication"], "timeout": 3000})
+    running = Running(meter)
+    wait_until(lambda: running.line.heartbeat.beat == REST)
+    running.submit(meter)
+    wait_until(lambda: running.in_flight == 1)
+    (promised_s,) = running.line.heartbeat.beat
+    assert promised_s == MARGIN_S + MOST_WAITS * 3.0
+    running.go.release()
+    wait_until(lambda: running.line.heartbeat.beat == REST)
+    done = running.probe(meter)
+    wait_until(lambda: running.in_flight == 1)
+    assert running.line.heartbeat.beat == (PROBE_WITHIN_S,)
+    running.go.release()
+    done.result(timeout=5)
+    assert not running.line.heartbeat.has_ended
+    running.end()
+    assert running.line.heartbeat.has_ended
+
+
 class FakeListener(FakeLine):
     """A line on which meters say what the test says.
 
@@ -681,6 +708,7 @@ def listening() -> Iterator[Listening]:
 
 def test_nobody_connects_for_a_plan_without_meters(listening: Listening) -> None:
     assert listening.line.plan is NO_PLAN
+    assert listening.line.heartbeat.beat == REST
     waited = threading.Event()
     assert not waited.wait(2 * LISTEN_S)
     assert not listening.listener.opened_s
@@ -697,6 +725,15 @@ def test_changes_of_plan_are_followed(listening: Listening) -> None:
     wait_until(lambda: listening.delivered)
     assert [result.meter for result in listening.delivered] == [second]
     assert listening.listener.opened == 1, "a change of plan is no reason to connect anew"
+
+
+def test_a_line_that_listens_is_heard_of_all_the_time(listening: Listening) -> None:
+    listening.serve(a_speaking_meter())
+    beats = []
+    for _ in range(3):
+        beats.append(listening.line.heartbeat.beat)
+        wait_until(lambda: listening.line.heartbeat.beat is not beats[-1])
+    assert all(promised_s < math.inf for (promised_s,) in beats[1:])
 
 
 def test_stop_ends_a_line_that_listens(listening: Listening) -> None:

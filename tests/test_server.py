@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import re
 import select
 import socket
@@ -28,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.api import Caller, Request, Response, Stream
+from edge.api.connection import ANSWER_WITHIN_S
 from edge.api.connections import Doing, Gone
 from edge.api.http1 import (
     MAX_BODY_BYTES,
@@ -37,8 +39,9 @@ from edge.api.http1 import (
     response_bytes,
     takeover_bytes,
 )
-from edge.api.server import ApiServer
+from edge.api.server import ACCEPT_WITHIN_S, ApiServer
 from edge.errors import ConfigError, JournalError, RequestError
+from edge.heartbeat import Heartbeats
 from edge.tokenfile import Role
 from tests.peers import free_port, wait_until
 
@@ -703,6 +706,32 @@ def test_a_newcomer_is_told_when_there_is_no_room(serve: Serve) -> None:
         release.set()
         assert [first.read()[2], second.read()[2]] == [b"held", b"held"]
         assert first.ask(GET)[0] == 200
+
+
+def test_a_worker_is_due_while_it_makes_an_answer_and_never_for_a_clients_sake(
+    serve: Serve,
+) -> None:
+    heartbeats, go = Heartbeats(), threading.Event()
+
+    def beats() -> dict[str, float]:
+        return {re.sub(r"\d+", "n", each.worker): each.beat[0] for each in heartbeats.current()}
+
+    server, routes = serve(heartbeats=heartbeats)
+    routes.paths["/slow"] = lambda: Response(200, b"done" if go.wait(5) else b"")
+    assert beats() == {"http": ACCEPT_WITHIN_S}
+    with Client(server.port) as client:
+        client.send(GET[:10])
+        wait_until(lambda: beats().get("http-n") == math.inf, what="a worker that waits")
+        client.send(GET[10:])
+        client.read()
+        client.send(GET.replace(b"/ ", b"/slow "))
+        wait_until(lambda: beats()["http-n"] == ANSWER_WITHIN_S, what="a worker that answers")
+        go.set()
+        assert client.read()[2] == b"done"
+        wait_until(lambda: beats()["http-n"] == math.inf, what="a worker that waits again")
+    wait_until(lambda: beats() == {"http": ACCEPT_WITHIN_S}, what="the worker's end")
+    server.close(time.monotonic() + 5)
+    assert beats() == {}
 
 
 def test_who_idles_the_longest_makes_room(serve: Serve) -> None:

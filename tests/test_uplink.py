@@ -21,6 +21,7 @@ import pytest
 
 from edge.clock import Clock
 from edge.errors import JournalError, SinkForbidden, SinkRetry
+from edge.heartbeat import Heartbeat
 from edge.journal import Journal
 from edge.journal.history import History
 from edge.model import Reading
@@ -123,6 +124,7 @@ class ScriptedSink:
     backlog_per_s = 1_000_000
 
     def __init__(self) -> None:
+        self.heartbeat = Heartbeat("uplink-influx")
         self.batches: list[tuple[Resolution, list[float]]] = []
         self.fault: Callable[[Resolution, Sequence[bytes]], None] = lambda _resolution, _points: (
             None
@@ -287,6 +289,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks_but_not_for_ever() -> Non
 
 
 def test_a_refusal_is_said_once_and_tried_each_minute(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     rig = Rig(Place(live=2, gaps=((1, 2),)))
     rig.journal.commit(a_chunk(1, 1))
     rig.sink.fault = raises(SinkForbidden("The token is wrong."))
@@ -617,7 +620,7 @@ def test_victoria_metrics_killed_holds_what_the_journal_holds_in_the_end(
             return found == {float(seq) for seq in range(1, newest + 1)}
 
         wait_until(all_there, what="every reading", timeout_s=30)
-        assert journal.kept == Place(live=newest + 1)
+        wait_until(lambda: journal.kept == Place(live=newest + 1), what="the server's word on it")
         uplink.stop(5.0)
 
 

@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -35,7 +36,11 @@ from edge.api.http1 import (
 from edge.api.origin import refuse_foreign_change, refuse_rebound_host
 from edge.api.tls import say_end, shake_hands
 from edge.errors import DlmError, RequestError
+from edge.heartbeat import Heartbeat, Heartbeats
 
+ANSWER_WITHIN_S = 300.0
+"""To make an answer, or a piece of one; the longest, a meter's test, is given up after 90 s. Who
+makes one for longer hangs."""
 LINGER_S = 1.0
 """How long a client may take to read a last answer before its connection is closed."""
 _RECEIVE_BYTES = 16 * 1024
@@ -59,6 +64,7 @@ class Terms:
     refuse: Callable[[RequestError], Response]
     authorize: Callable[[Request], Caller | None]
     connections: Connections
+    heartbeats: Heartbeats
     request_timeout_s: float
     idle_timeout_s: float
     send_timeout_s: float
@@ -75,6 +81,7 @@ class Connection:
         self._socket = client
         self.peer = peer
         self._received = bytearray()
+        self._heartbeat = Heartbeat("")
         self._deadline_s = 0.0
         self._takeover: Callable[[socket.socket, bytes], None] | None = None
 
@@ -84,15 +91,18 @@ class Connection:
         An exception out of here is a bug; its client has been told, and the caller is the
         thread, whose excepthook ends the process.
         """
+        self._heartbeat.worker = threading.current_thread().name
+        self._terms.heartbeats.add(self._heartbeat)
         try:
             if self._agree_on_keys():
                 while self._exchange():
-                    self._connections.note(self, Doing.IDLE)
+                    self._note(Doing.IDLE)
             if self._takeover is None:
                 self._linger()
         except Gone:
             self._takeover = None
         finally:
+            self._heartbeat.end()
             self._connections.leave(self)
             if self._takeover is None:
                 self._socket.close()
@@ -105,6 +115,17 @@ class Connection:
             # An SSLSocket's own method would turn it into one that sends what follows in the clear.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
+    def _note(self, doing: Doing) -> None:
+        """Note what is done from now on; see `Connections.note`.
+
+        Only over an answer it can hang: else its client has so long to move things on.
+        """
+        self._connections.note(self, doing)
+        if doing is Doing.ANSWERING:
+            self._heartbeat.due_within(ANSWER_WITHIN_S)
+        else:
+            self._heartbeat.rest()
+
     def _agree_on_keys(self) -> bool:
         """Begin TLS where it is spoken; False when the client speaks HTTP to it. Raises Gone."""
         context = self._terms.tls
@@ -114,7 +135,7 @@ class Connection:
             self._socket = secured = context.wrap_socket(
                 self._socket, server_side=True, do_handshake_on_connect=False
             )
-            self._connections.note(self, Doing.RECEIVING)  # it may have been cut off just now
+            self._note(Doing.RECEIVING)  # it may have been cut off just now
             if shake_hands(secured, self._terms.request_timeout_s):
                 return True
         except OSError as exc:
@@ -137,7 +158,7 @@ class Connection:
             # A refusal before the body was read cannot go on: the body would be the next request.
             keep_alive = head.keep_alive and not head.body_bytes
             request = self._receive_body(head, self._admit(head))
-            self._connections.note(self, Doing.ANSWERING)
+            self._note(Doing.ANSWERING)
             response = terms.handle(request)
             keep_alive = head.keep_alive and not self._connections.closing
             if response.stream is not None:
@@ -195,7 +216,7 @@ class Connection:
                     raise Gone
             except TimeoutError:
                 raise Gone from None
-        self._connections.note(self, Doing.RECEIVING)
+        self._note(Doing.RECEIVING)
         self._deadline_s = time.monotonic() + terms.request_timeout_s
         searched = 0
         line_unchecked = True
@@ -230,7 +251,7 @@ class Connection:
             refuse_rebound_host(request, terms.own_hosts)
             refuse_foreign_change(request, terms.own_hosts)
         # The client does not have to answer for how long this takes.
-        self._connections.note(self, Doing.ANSWERING)
+        self._note(Doing.ANSWERING)
         began_s = time.monotonic()
         request = replace(request, caller=terms.authorize(request))
         self._deadline_s += time.monotonic() - began_s
@@ -242,7 +263,7 @@ class Connection:
         if not head.body_bytes:
             return request
         received = self._received
-        self._connections.note(self, Doing.RECEIVING)
+        self._note(Doing.RECEIVING)
         if head.awaits_continue and len(received) < head.body_bytes:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         while len(received) < head.body_bytes:
@@ -279,7 +300,7 @@ class Connection:
 
     def _answer(self, data: bytes) -> None:
         """Send an answer. Raises Gone as `_send` does, or if the connection was cut off."""
-        self._connections.note(self, Doing.SENDING)
+        self._note(Doing.SENDING)
         self._send(data)
 
     def _answer_in_pieces(self, top: bytes, stream: Stream, head: Head | None) -> None:
@@ -296,7 +317,7 @@ class Connection:
             try:
                 for piece in stream:
                     self._answer(chunk_bytes(piece) if chunked else piece)
-                    self._connections.note(self, Doing.ANSWERING)
+                    self._note(Doing.ANSWERING)
             except DlmError as error:
                 _log.warning("%s: the answer broke off: %s", self.peer, error)
                 reset_at_close(self._socket)
@@ -327,7 +348,7 @@ class Connection:
         Source: RFC 9112, 9.6.
         """
         say_end(self._socket, LINGER_S)
-        self._connections.note(self, Doing.IDLE)
+        self._note(Doing.IDLE)
         self._deadline_s = time.monotonic() + LINGER_S
         with suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_WR)

@@ -29,10 +29,14 @@ from edge.api.websocket import (
 )
 from edge.clock import Clock
 from edge.errors import RequestError
+from edge.heartbeat import Heartbeat
 from edge.model import Snapshot
 
 LOAD_EVERY_S = 5.0
 """The load status is told so often even if it stays as it is: browsers do not show pings."""
+
+TURN_WITHIN_S = 30.0
+"""A turn waits for nobody; one that takes longer hangs."""
 
 _TURN_S = 0.25
 """How often time-outs are looked at."""
@@ -62,6 +66,7 @@ class Live:
         self._clock = clock
         self._max_clients = max_clients
         self._alive_within_s = alive_within_s
+        self.heartbeat = Heartbeat("live")
         self._latest: Snapshot | None = None
         self._newcomers: SimpleQueue[tuple[Viewer, bytes]] = SimpleQueue()
         self._stop_by_s: float | None = None
@@ -136,7 +141,10 @@ class Live:
     def _run(self) -> None:
         self._selector.register(self._wake, selectors.EVENT_READ)
         while self._stop_by_s is None or self._viewers:
-            for key, _ in self._selector.select(_TURN_S if self._viewers else None):
+            self.heartbeat.rest()
+            ready = self._selector.select(_TURN_S if self._viewers else None)
+            self.heartbeat.due_within(TURN_WITHIN_S)
+            for key, _ in ready:
                 if key.data is None:
                     os.eventfd_read(self._wake)
                 else:
@@ -146,6 +154,7 @@ class Live:
             for viewer in tuple(self._viewers):
                 self._care(viewer)
         self._selector.close()
+        self.heartbeat.end()
 
     def _admit(self) -> None:
         """Take in those whose handshake is done; meanwhile there may be too many."""

@@ -30,8 +30,11 @@ from edge.api.connections import Connections
 from edge.api.http1 import response_bytes
 from edge.api.tls import make_context
 from edge.errors import ConfigError, Fault, RequestError
+from edge.heartbeat import Heartbeat, Heartbeats
 from edge.settings import is_loopback
 
+ACCEPT_WITHIN_S = 30.0
+"""The accept loop waits for nobody, and looks up twice a second; who does not for longer hangs."""
 _TURNED_AWAY = 16
 """Connections refused for lack of room that are kept open until their clients have read so."""
 
@@ -50,6 +53,7 @@ class _Listener(HTTPServer):
         """Bind. admit: takes a new client and its address; gives bytes to turn it away with."""
         self.address_family = family
         self._admit = admit
+        self.heartbeat = Heartbeat("http")
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         super().__init__(address, BaseRequestHandler)
 
@@ -78,6 +82,7 @@ class _Listener(HTTPServer):
 
     def service_actions(self) -> None:
         """Close those turned away, once they have had time to read it; called twice a second."""
+        self.heartbeat.due_within(ACCEPT_WITHIN_S)
         turned_away, now_s = self._turned_away, time.monotonic()
         while turned_away and (
             len(turned_away) > _TURNED_AWAY or turned_away[0][0] + LINGER_S < now_s
@@ -88,6 +93,7 @@ class _Listener(HTTPServer):
         raise  # noqa: PLE0704 - called while a bug is handled: it ends the accept loop
 
     def server_close(self) -> None:
+        self.heartbeat.end()
         super().server_close()
         for _, client in self._turned_away:
             client.close()
@@ -109,9 +115,10 @@ class ApiServer:
     authorize: says who asks, None where everyone may, known or not; sees each request before its
     body is read (the body is empty) and raises RequestError to refuse it. allowed_hosts: names that
     it may be asked by on loopback, beside those of this machine. cert_file, key_file: PEM;
-    with them TLS alone is spoken. request_timeout_s: for a whole request to arrive, and for TLS to
-    be agreed on. idle_timeout_s: between requests. send_timeout_s: for an answer to be taken, or
-    for each piece of a streamed one.
+    with them TLS alone is spoken. heartbeats: are given those of all its threads.
+    request_timeout_s: for a whole request to arrive, and for TLS to be agreed on. idle_timeout_s:
+    between requests. send_timeout_s: for an answer to be taken, or for each piece of a streamed
+    one.
     """
 
     def __init__(
@@ -126,6 +133,7 @@ class ApiServer:
         allowed_hosts: Sequence[str] = (),
         cert_file: str | None = None,
         key_file: str | None = None,
+        heartbeats: Heartbeats | None = None,
         request_timeout_s: float = 10.0,
         idle_timeout_s: float = 30.0,
         send_timeout_s: float = 10.0,
@@ -136,11 +144,13 @@ class ApiServer:
         self.connections = Connections(max_connections)
         self._own_hosts = (host, *allowed_hosts)
         self._pair = (cert_file, key_file) if cert_file and key_file else None
+        self._heartbeats = heartbeats or Heartbeats()
         self._terms = Terms(
             handle,
             refuse,
             authorize,
             self.connections,
+            self._heartbeats,
             request_timeout_s,
             idle_timeout_s,
             send_timeout_s,
@@ -164,6 +174,8 @@ class ApiServer:
         self._listener = listener = self._bind()
         address, self.port = listener.server_address[:2]
         self._terms.own_hosts = self._own_hosts if is_loopback(str(address)) else None
+        listener.heartbeat.due_within(ACCEPT_WITHIN_S)
+        self._heartbeats.add(listener.heartbeat)
         threading.Thread(target=listener.serve_forever, name="http", daemon=True).start()
 
     def reload_certificate(self) -> None:

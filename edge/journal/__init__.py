@@ -14,6 +14,7 @@ from datetime import tzinfo
 from pathlib import Path
 
 from edge.clock import Clock
+from edge.heartbeat import Heartbeat
 from edge.journal.schema import FILE_NAME
 from edge.journal.writer import Kernel, Site, Writer
 from edge.model import Meter, PollResult, Reading
@@ -98,6 +99,16 @@ class Journal:
             self._wake.set()
 
     # --- Any thread ---
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """That of its thread."""
+        return self._writer.heartbeat
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the database is open, or cannot be for now; a damaged one is set aside first."""
+        return self._writer.has_begun
 
     @property
     def state(self) -> JournalState:

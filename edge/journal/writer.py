@@ -18,8 +18,9 @@ from pathlib import Path
 from edge.clock import Clock
 from edge.era import Correction
 from edge.errors import JournalError
+from edge.heartbeat import Heartbeat
 from edge.journal import kernelclock, overview, seal
-from edge.journal.damage import is_begun
+from edge.journal.damage import is_begun, is_damage
 from edge.journal.intake import Intake
 from edge.journal.resuming import eras_of, fits
 from edge.journal.retention import Limits, Retention, shrink
@@ -45,6 +46,11 @@ _BREATH_S = 0.01
 _PAUSE_S = 0.005
 """After so much work in one go the writer pauses: the control cycle needs the interpreter too."""
 _RECHECK_S = 600.0
+PIECE_WITHIN_S = 180.0
+"""A piece of work that takes longer hangs. A disk that does not answer for 120 s is what the kernel
+calls hung. Source: Linux, Documentation/admin-guide/sysctl/kernel.rst, hung_task_timeout_secs."""
+SLOWEST_BYTES_PER_S = 500_000
+"""Of a database that is read as a whole."""
 _MOST_WAITING = 10_000
 _MOST_WAL_BYTES = 4 * 1024 * 1024
 _WAL_SHARE = 16
@@ -93,7 +99,9 @@ class Writer:
         announce: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = folder / FILE_NAME
-        self.state = JournalState(max_bytes=settings.max_bytes)
+        self.state = JournalState(
+            max_bytes=settings.max_bytes, write_bytes_per_day=settings.write_bytes_per_day
+        )
         """Replaced, never changed. Any thread."""
         self.sendable_seq = 0
         """All readings up to here are committed and their times are to be believed. Any thread."""
@@ -101,10 +109,14 @@ class Writer:
         """Where each sink is, as it said last. Any thread may set a place of its own sink."""
         self.opened = False
         """The database was open once, so the places are known. Any thread."""
+        self.has_begun = False
+        """The database was opened, or cannot be for now; of a damaged one neither holds until it is
+        set aside. Any thread."""
         self.reported_damage: str | None = None
         """What a reader found. Any thread may set it."""
         self.stopping = False
         """The service is to end: what takes long is left for the next start. Any thread sets it."""
+        self.heartbeat = Heartbeat("journal")
         self._settings = settings
         self._site = site
         self._clock = clock
@@ -121,7 +133,7 @@ class Writer:
         self._intake: Intake | None = None
         self._corrections: list[Correction] = []
         self._known_places: dict[str, Place] = {}
-        self._trouble = Trouble()
+        self._trouble = Trouble(folder)
         self._notices: tuple[str, ...] = ()
         self._dropped = 0
         self._hurry = False
@@ -140,6 +152,7 @@ class Writer:
         final: commit everything, and hurry.
         """
         self._hurry = final
+        self.heartbeat.due_within(PIECE_WITHIN_S)
         if self._written_before is None:
             self._written_before = kernelclock.thread_written_bytes()
         try:
@@ -150,6 +163,7 @@ class Writer:
         if self._intake is not None:
             self._take_in()
         self._publish()
+        self.heartbeat.rest()
         return self._store is not None
 
     @property
@@ -196,7 +210,7 @@ class Writer:
         store = Store(self.path, self._wal_bytes)
         try:
             if self._trouble.to_be_checked:
-                overview.check(store)
+                self._check(store)
                 self._trouble.to_be_checked = False
             if self._sinks is not None:
                 store.forget_sinks(self._sinks)
@@ -214,7 +228,7 @@ class Writer:
         if too_large:
             shrink(store, self._limits, self._breathe)
         self._see(store)
-        self.opened = True
+        self.opened = self.has_begun = True
         return store
 
     def _adopt(self, store: Store) -> None:
@@ -243,6 +257,7 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         """Close the database, say what is wrong once, and try again later."""
         self.close()
+        self.has_begun |= self._trouble.is_damaged or not is_damage(error)
         text = self._trouble.failed(error, self._clock.mono_s())
         self.state = replace(self.state, recording=False, last_error=text)
 
@@ -261,7 +276,12 @@ class Writer:
         if now_mono_s < self._checked_mono_s + _RECHECK_S:
             return
         self._checked_mono_s = now_mono_s
+        self._check(store)
+
+    def _check(self, store: Store) -> None:
+        self.heartbeat.due_within(PIECE_WITHIN_S + store.file_bytes() / SLOWEST_BYTES_PER_S)
         overview.check(store)
+        self.heartbeat.due_within(PIECE_WITHIN_S)
 
     def _settle(self) -> bool:
         """Look at the clock; tell whether what is trusted changed."""
@@ -284,6 +304,7 @@ class Writer:
         """
         now_mono_s = self._clock.mono_s()
         if now_mono_s >= self._breath_mono_s + _BREATH_S:
+            self.heartbeat.due_within(PIECE_WITHIN_S)
             if self._intake is not None:
                 self._take_in()
                 self._commit_meanwhile()
@@ -414,5 +435,6 @@ class Writer:
             written_bytes=written,
             file_bytes=size,
             notices=tuple(notices),
+            clock_set=self._wall_clock.is_set(),
             clock_fault=clock_fault,
         )

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from edge.clock import Clock
 from edge.errors import SinkRetry
+from edge.heartbeat import Heartbeat
 from edge.model import Snapshot
 from edge.record import Resolution, SinkState
 from edge.settings import SINK_KINDS, Config, SinkConfig
@@ -37,11 +38,13 @@ class JournalSink(Protocol):
     """A server that is sent readings and rollups as points. All calls on one thread, its pump's.
 
     A point that was sent before may be sent again, and is there once. `batch_readings` is how many
-    it is given at a time, `backlog_per_s` how fast old ones may follow.
+    it is given at a time, `backlog_per_s` how fast old ones may follow. `heartbeat` is that of its
+    pump; the sink says before each request how long that one may take.
     """
 
     batch_readings: int
     backlog_per_s: int
+    heartbeat: Heartbeat
 
     def prepare(self) -> Sequence[str]:
         """See to it that the server can take points and keeps them as long as it should.
@@ -70,7 +73,9 @@ class JournalSink(Protocol):
 
 
 class LiveSink(Protocol):
-    """A server that is told how things are now. It has a thread of its own."""
+    """A server that is told how things are now. It has a thread of its own, and its `heartbeat`."""
+
+    heartbeat: Heartbeat
 
     @property
     def state(self) -> SinkState:

@@ -34,6 +34,7 @@ from edge.drivers.mqtt.connection import (
     open_connection,
 )
 from edge.errors import LineError, Refused
+from edge.heartbeat import Heartbeat
 from edge.homeassistant import OFFLINE, ONLINE, Topics
 from edge.model import Snapshot
 from edge.record import SinkState
@@ -53,6 +54,11 @@ MOST_CLEARED = 500
 RETRY_REFUSED_S = 60.0
 """How often all is published again while the broker refuses some of it."""
 GOODBYE_S = 2.0
+OPEN_WITHIN_S = 180.0
+"""More than an attempt can take: CONNECT_TIMEOUT_S for each address, for TLS and for the greeting,
+in either version; and 30 s for the name with three servers that are silent (resolv.conf(5))."""
+TURN_WITHIN_S = 60.0
+"""A turn takes LOOK_S. Who is not heard of for longer than these hangs."""
 
 _METER_ID = re.compile(r"meter_[A-Za-z0-9]{1,58}")
 
@@ -72,6 +78,7 @@ class MqttSink:
     ) -> None:
         self.state = SinkState(name)
         """The uplink as last seen; replaced by its thread, read by anyone."""
+        self.heartbeat = Heartbeat(f"uplink-{name}")
         self._broker = broker
         self._client_id = _client_id(name, broker, site.id)
         self._snapshot: Snapshot | None = None
@@ -120,12 +127,14 @@ class MqttSink:
         while not self._stopping.is_set():
             opened_mono_s = self._clock.mono_s()
             try:
+                self.heartbeat.due_within(OPEN_WITHIN_S)
                 self._serve(self._open())
             except LineError as exc:
                 self._say(str(exc))
                 self._tell(connected=False)
             if self._clock.mono_s() - opened_mono_s > LAST_REOPEN_S:
                 wait_s = FIRST_REOPEN_S
+            self.heartbeat.rest()
             # By chance, so that the controllers of many sites do not all come at once.
             self._stopping.wait(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, LAST_REOPEN_S)
@@ -153,6 +162,7 @@ class MqttSink:
         self._cleared = 0
         try:
             while not self._stopping.is_set():
+                self.heartbeat.due_within(TURN_WITHIN_S)
                 self._look(connection)
                 self._send(connection)
                 connection.receive(LOOK_S)

@@ -28,6 +28,7 @@ from email.utils import parsedate_to_datetime
 
 from edge.clock import Clock
 from edge.errors import SinkForbidden, SinkRetry
+from edge.heartbeat import Heartbeat
 from edge.payload import shown
 from edge.record import Resolution
 from edge.settings import InfluxConfig, JournalConfig
@@ -37,6 +38,12 @@ from edge.sinks.influx.server import Answer, Server, Unanswered, without_secrets
 
 FEWEST = 100
 """So many points are not too much for a server that did not answer."""
+
+MARGIN_S = 60.0
+"""Beside the waits of a request, for the resolution of a name: 30 s with three servers that are
+silent (resolv.conf(5))."""
+MOST_WAITS = 10
+"""More time-outs than one request can come to: one for each address, for TLS and for the answer."""
 
 _HEADERS = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
 _REASON_CHARACTERS = 200
@@ -53,6 +60,8 @@ class InfluxSink:
         self.name = name
         self.batch_readings = config.batch_readings
         self.backlog_per_s = config.backlog_per_s
+        self.heartbeat = Heartbeat(f"uplink-{name}")
+        self._within_s = MARGIN_S + MOST_WAITS * config.timeout_s
         self._clock = clock
         self._dialect = dialect_of(config, journal)
         self._server = Server(config, self._dialect.authorization)
@@ -112,6 +121,7 @@ class InfluxSink:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Ask the server, and leave it alone where it wants that. Raises as `Server.ask`."""
+        self.heartbeat.due_within(self._within_s)
         answer = self._server.ask(method, target, body, headers)
         if answer.status >= 500 or answer.status in (408, 429):
             said = error_of(answer)
