@@ -159,6 +159,7 @@ class JournalConfig:
     enabled: bool = key(True)
     max_bytes: int = key(512 * 1024 * 1024, check=between(1024 * 1024, 2**40, "bytes"))
     commit_interval_s: float = key(10.0, check=between(0.1, 3600, "s"))
+    write_bytes_per_day: int = key(500_000_000, check=between(1, 2**40, "bytes"))
     raw_days: int = key(90, check=between(1, 36_500, "days"))
     hourly_days: int = key(365, check=between(1, 36_500, "days"))
     daily_days: int = key(1826, check=between(1, 36_500, "days"))
@@ -206,6 +207,7 @@ class LogConfig:
     """What is logged, to standard error."""
 
     level: str = key("info", check=one_of("debug", "info", "warning", "error"))
+    format: str = key("text", check=one_of("text", "json"))
 
 
 @attrs.frozen

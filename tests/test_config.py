@@ -156,11 +156,13 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         "journal.enabled": "false",
         "journal.max_bytes": "2000000",
         "journal.commit_interval_s": "2.5",
+        "journal.write_bytes_per_day": "9000000",
         "journal.raw_days": "1",
         "journal.hourly_days": "2",
         "journal.daily_days": "3",
         "journal.clock_wait_s": "4",
         "log.level": "debug",
+        "log.format": "json",
     }
     assert list(values) == PATHS
     environment = {
@@ -176,9 +178,9 @@ def test_every_key_can_be_set_from_the_environment() -> None:
         ({},),
         ("mine",),
         ("here",),
-        (False, 2_000_000, 2.5, 1, 2, 3, 4.0),
+        (False, 2_000_000, 2.5, 9_000_000, 1, 2, 3, 4.0),
         {},
-        ("debug",),
+        ("debug", "json"),
     )
 
 
@@ -200,7 +202,7 @@ def test_a_relative_folder_of_templates_in_the_file_starts_at_the_file(file: Pat
     written(file, "[templates]\ndir = 'mine'")
     assert load_config(file, {}, {}).templates.dir == os.path.realpath(file.parent / "mine")
     assert load_config(file, {"DLM_EDGE_TEMPLATES_DIR": "mine"}, {}).templates.dir == "mine"
-    assert load_config(written(file, ""), {}, {}).templates.dir is None
+    assert load_config(written(file, "# Defaults."), {}, {}).templates.dir is None
 
 
 def test_relative_files_of_the_certificate_in_the_file_start_at_the_file(file: Path) -> None:

@@ -1,9 +1,15 @@
-"""The log: never blocks who logs, loses nothing at the end, says what it had to drop."""
+"""The log: never blocks who logs, loses nothing at the end, says what it had to drop.
+
+And its forms: with times for people, with priorities for systemd's journal, as JSON for programs.
+"""
 
 from __future__ import annotations
 
+import calendar
+import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge.logs import QUEUE_LINES, RECENT_BYTES, RECENT_LINES, Log
 from tests.peers import wait_until
 
 log = logging.getLogger("EnergyMeterManager")
+_DROPPED = "log records were dropped: they came faster than written."
 
 
 @pytest.fixture(autouse=True)
@@ -136,8 +145,9 @@ def test_dropped_records_are_counted_in_the_log(stuck_pipe: tuple[BinaryIO, int]
     written.stop(timeout_s=10)
     reader.join(10)
     lines = received.lstrip(b"x").decode().splitlines()
-    assert "5 log records were dropped: they came faster than written." in lines
-    assert lines.index("5 log records were dropped: they came faster than written.") < QUEUE_LINES
+    told = [text.endswith(f" WARNING [edge.logs] 5 {_DROPPED}") for text in lines]
+    assert told.count(True) == 1
+    assert told.index(True) < QUEUE_LINES
     assert len(lines) == 1 + QUEUE_LINES + 1
     assert written._dropped == 5
 
@@ -221,3 +231,134 @@ def test_the_last_lines_are_there_though_nobody_takes_the_log(
     stuck_pipe[0].close()
     written.stop()
     assert not written._thread.is_alive()
+
+
+# --- In systemd's journal -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(file: tuple[Path, int], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, int]:
+    """A file to log to that is said to be the journal, as systemd does it."""
+    found = file[0].stat()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    return file
+
+
+def test_the_journal_is_told_priorities_and_no_times(journal: tuple[Path, int]) -> None:
+    written = Log("debug", journal[1])
+    written.start()
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(log, level)("Something")
+    log.log(25, "Something")
+    written.stop()
+    assert journal[0].read_text().splitlines() == [
+        "<7>DEBUG [EnergyMeterManager] Something",
+        "<6>INFO [EnergyMeterManager] Something",
+        "<4>WARNING [EnergyMeterManager] Something",
+        "<3>ERROR [EnergyMeterManager] Something",
+        "<2>CRITICAL [EnergyMeterManager] Something",
+        "<6>Level 25 [EnergyMeterManager] Something",
+    ]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_each_line_of_a_record_has_its_priority_in_the_journal(
+    journal: tuple[Path, int], form: str
+) -> None:
+    written = Log("info", journal[1], form=form)
+    written.start()
+    try:
+        raise RuntimeError("broken wire\n<7>in two lines")
+    except RuntimeError:
+        log.exception("It failed\n<6>twice")
+    written.stop()
+    lines = journal[0].read_text().splitlines()
+    assert len(lines) == 1 if form == "json" else len(lines) > 5
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_drops_are_told_the_journal_as_a_warning(journal: tuple[Path, int]) -> None:
+    written = Log("info", journal[1])
+    logging.getLogger().addHandler(written)  # and no thread that takes the lines yet
+    for number in range(QUEUE_LINES + 3):
+        log.info("line %d", number)
+    written._thread.start()
+    wait_until(lambda: _DROPPED in journal[0].read_text(), what="the drops being told")
+    written.stop()
+    assert f"<4>WARNING [edge.logs] 3 {_DROPPED}" in journal[0].read_text().splitlines()
+
+
+def test_what_is_shown_has_times_though_the_journal_is_given_none(
+    journal: tuple[Path, int],
+) -> None:
+    written = Log("info", journal[1], form="json")
+    written.start()
+    log.info("Registered meter: %s", "Main")
+    written.stop()
+    (line,) = written.recent(1)
+    assert re.fullmatch(r"\d{4}-\S+ \S+ INFO \[EnergyMeterManager\] Registered meter: Main", line)
+
+
+@pytest.mark.parametrize("stream", ["", "12", "0:0", "not:numbers"])
+def test_a_file_is_not_the_journal_though_the_caller_s_was(
+    file: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """The variable is inherited by what a unit starts with its output led elsewhere."""
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    written = Log("info", file[1])
+    written.start()
+    log.info("Something")
+    written.stop()
+    assert re.fullmatch(r"\d{4}-.* INFO \[EnergyMeterManager\] Something\n", file[0].read_text())
+
+
+# --- As JSON --------------------------------------------------------------------------------------
+
+
+def test_json_is_one_object_a_line(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1], form="json")
+    began_s = int(time.time())
+    written.start()
+    log.warning("%s is offline:\n%s", "Büro", '"no reply"')
+    try:
+        raise RuntimeError("broken wire")
+    except RuntimeError:
+        log.exception("It failed")
+    written.stop()
+    first, second = map(json.loads, file[0].read_text(encoding="utf-8").splitlines())
+    stamp = time.strptime(first.pop("time")[:19], "%Y-%m-%dT%H:%M:%S")
+    assert abs(calendar.timegm(stamp) - began_s) < 10
+    assert first == {
+        "level": "warning",
+        "logger": "EnergyMeterManager",
+        "thread": "MainThread",
+        "message": 'Büro is offline:\n"no reply"',
+    }
+    assert list(second) == ["time", "level", "logger", "thread", "message", "exception"]
+    assert second["exception"].startswith("Traceback (most recent call last):\n")
+    assert second["exception"].endswith("\nRuntimeError: broken wire")
+
+
+@given(st.text())
+def test_json_gives_back_what_was_logged(message: str) -> None:
+    record = logging.makeLogRecord({"msg": "%s", "args": (message,), "name": message})
+    record.threadName = message
+    line = Log("info", 2, form="json").format(record)
+    assert "\n" not in line
+    wanted = message.encode(errors="backslashreplace").decode()
+    assert json.loads(line.encode())["message"] == wanted
+
+
+def test_the_form_can_be_changed_while_running(file: tuple[Path, int]) -> None:
+    written = Log("info", file[1])
+    written.start()
+    log.info("one")
+    written.set_form("json")
+    log.info("two")
+    written.set_form("text")
+    log.info("three")
+    written.stop()
+    one, two, three = file[0].read_text().splitlines()
+    assert one.endswith("[EnergyMeterManager] one")
+    assert json.loads(two)["message"] == "two"
+    assert three.endswith("[EnergyMeterManager] three")

@@ -45,6 +45,7 @@ class Readers:
         self._path = path
         self._report_damage = report_damage
         self._turns = threading.Semaphore(TURNS)
+        self._told_damaged = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Readers:
 
     @contextmanager
     def history(self) -> Iterator[History]:
-        """Open the journal; says in the log what was damaged.
+        """Open the journal; says once in the log what was damaged.
 
         Raises RequestError 503 JOURNAL_UNAVAILABLE, also when reading it fails within the block.
         """
@@ -69,12 +70,15 @@ class Readers:
                 try:
                     yield history
                 finally:
-                    if history.damaged:
-                        log.warning(
-                            "%d damaged parts of the history were left out", history.damaged
-                        )
+                    self._tell_damaged(history.damaged)
         except JournalError as error:
             raise _unavailable(str(error)) from error
+
+    def _tell_damaged(self, count: int) -> None:
+        """Say in the log what was left out; not again for each request that comes upon it."""
+        if count > self._told_damaged:
+            self._told_damaged = count
+            log.warning("%d damaged parts of the history were left out", count)
 
 
 def rested(items: Iterable[_Item]) -> Iterator[_Item]:
