@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# For tools/run and tools/test, which source this under `set -euo pipefail`: virtual environments
-# from the hash-pinned locks, and Debian packages where installing them is permitted.
+# For the other tools, which source this under `set -euo pipefail`: virtual environments from the
+# hash-pinned locks, Debian packages where installing them is permitted, and what stands where on a
+# machine that the service is installed on.
 
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 
@@ -55,6 +56,15 @@ find_python() {
     die 'no Python 3.10 or newer was found; run: sudo apt-get install python3, or set PYTHON.'
 }
 
+# Prints what a Python was made for, as in `armv7l 3.11`.
+python_target() { # COMMAND
+    "$1" -I -c 'import os, sys
+machine = os.uname().machine
+if sys.maxsize < 2**32 and machine in ("aarch64", "armv8l"):
+    machine = "armv7l"  # 32-bit programs on a 64-bit kernel
+print(machine, "%d.%d" % sys.version_info[:2])'
+}
+
 # Makes sure that $python can make virtual environments; Debian packs that part apart.
 ensure_ensurepip() {
     local package
@@ -105,3 +115,20 @@ ensure_venv() { # NAME LOCK [OPTIONS of pip install]
         trap - EXIT
     ) 9<"$root/tools/lib.sh" >&2
 }
+
+# --- An installed service ---
+# shellcheck disable=SC2034 # those that source this use them
+{
+    prefix=/opt/dlm-edge                   # releases/, current and venv, which lead to one of them
+    config_dir=/etc/dlm-edge
+    state_dir=/var/lib/dlm-edge            # StateDirectory of the unit
+    service_user=dlm-edge
+    service=dlm-edge.service
+    unit_dir=/usr/local/lib/systemd/system # so that /etc/systemd/system is left to the operator
+    command_file=/usr/local/bin/dlm-edge
+}
+
+need_root() { [[ $EUID -eq 0 ]] || die "this needs root; run: sudo $0${*:+ $*}"; }
+
+# Tells whether systemd is the init of this machine, as sd_booted(3) does; it is not in a chroot.
+systemd_runs() { [[ -d /run/systemd/system ]]; }
