@@ -153,13 +153,29 @@ def _configured(module: str) -> Callable[[argparse.ArgumentParser, Sequence[str]
         _add_config_flags(parser)
         commands.add_arguments(parser)
         args = parser.parse_intermixed_args(arguments)
+        args.config = _config_file(args)
         return int(commands.run(args, _load(args)))
 
     return command
 
 
+def _restore(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """The configuration that counts is the one that is restored."""
+    from edge.commands import restore
+
+    _add_config_flags(parser)
+    restore.add_arguments(parser)
+    args = parser.parse_args(arguments)
+
+    def load(file: Path | None) -> Config:
+        return _load(argparse.Namespace(**{**vars(args), "config": file}))
+
+    return restore.run(args, _config_file(args), load)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]], int]]] = {
     "run": ("run the service", _run),
+    "status": ("say how the running service is", _configured("status")),
     "check": ("name every fault of configuration and state", _check),
     "probe": ("question a meter, and explain what is wrong with it", _configured("probe")),
     "templates": ("list the device library", _templates),
@@ -167,6 +183,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser, Sequence[str]]
     "cert": ("make a certificate for HTTPS to begin with", _configured("cert")),
     "export": ("write what was recorded to a file", _configured("export")),
     "import": ("take what was exported back into the journal", _configured("imports")),
+    "backup": ("write state, configuration and recordings to a file", _configured("backup")),
+    "restore": ("put a backup into place, here or on a new controller", _restore),
     "simulate": ("serve simulated meters to try things with", _simulate),
 }
 """Name of a command → its purpose, and its function, which gives the exit code."""
@@ -180,16 +198,20 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace) -> Config:
     from edge.config import load_config
 
-    file = args.config
-    if file is None and _CHECKOUT_CONFIG.exists():
-        file = _CHECKOUT_CONFIG
     given: dict[str, Any] = {
         "state.dir": args.state_dir,
         "api.host": getattr(args, "host", None),
         "api.port": getattr(args, "port", None),
     }
     flags = {path: value for path, value in given.items() if value is not None}
-    return load_config(file, os.environ, flags)
+    return load_config(_config_file(args), os.environ, flags)
+
+
+def _config_file(args: argparse.Namespace) -> Path | None:
+    file: Path | None = args.config
+    if file is None and _CHECKOUT_CONFIG.exists():
+        return _CHECKOUT_CONFIG
+    return file
 
 
 if __name__ == "__main__":

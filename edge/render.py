@@ -15,6 +15,7 @@ from edge.alerts import Alert
 from edge.communication import HttpEndpoint
 from edge.diagnosis import Diagnosis
 from edge.errors import Fault
+from edge.health import HealthRow
 from edge.interpret import Interpretation
 from edge.meterspec.secrets import redacted
 from edge.model import (
@@ -144,9 +145,13 @@ def alert(about: Alert) -> shapes.Alert:
 
 
 def system(
-    snapshot: Snapshot, keeping: Keeping, about: Mapping[str, Any], started_mono_s: float
+    snapshot: Snapshot,
+    keeping: Keeping,
+    about: Mapping[str, Any],
+    started_mono_s: float,
+    rows: Sequence[HealthRow],
 ) -> shapes.System:
-    """The service's own health. about: what does not change while it runs.
+    """The service's own health. about: what does not change while it runs; rows: in short.
 
     The start is told by today's clock: it may have been before the clock was set.
     """
@@ -157,6 +162,7 @@ def system(
         counts[state.status.value] = counts.get(state.status.value, 0) + 1
     return {
         **cast("shapes.About", about),
+        "health": [{"name": row.name, "state": row.state, "text": row.text} for row in rows],
         "timestamp": timestamp(snapshot.unix_ms),
         "startedAt": timestamp(snapshot.unix_ms - round(uptime_s * 1000)),
         "uptimeSeconds": round(uptime_s, 3),

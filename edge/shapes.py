@@ -414,8 +414,18 @@ class Sink(TypedDict):
     backlog: Count
 
 
+class HealthRow(TypedDict):
+    """One thing that can be wrong, and how it is."""
+
+    name: str
+    state: Annotated[str, Schema({"enum": ["ok", "warning", "fault"]})]
+    text: Annotated[str, "in sentences, with what to do"]
+
+
 class System(About):
     """The service's own health."""
+
+    health: list[HealthRow]
 
     timestamp: Time
     startedAt: Time

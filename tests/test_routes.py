@@ -27,6 +27,7 @@ from edge.api.readers import Readers
 from edge.api.route import Service
 from edge.api.routes import ROUTES
 from edge.cycle import Cycle, SiteLimits
+from edge.disk import DiskSpace
 from edge.errors import Cause, RequestError
 from edge.image import ProcessImage
 from edge.library import BUILT_IN, Library
@@ -111,6 +112,8 @@ class Site:
                 ),
                 door=door,
                 clock=self.clock,
+                disk=lambda: DiskSpace(32_000_000_000, 12_000_000_000),
+                versions="dlm-edge 1.2.3",
                 about={"version": "1.2.3"},
                 started_mono_s=90.0,
                 alerts=lambda: self.alerts,

@@ -16,6 +16,7 @@ from edge.api.query import QueryReader, flag, whole
 from edge.api.route import Context
 from edge.diagnosis import diagnose
 from edge.errors import ConfigError, Fault, RequestError
+from edge.health import Vitals, health
 from edge.load import building_consumption
 from edge.logs import RECENT_LINES
 from edge.metrics import OPENMETRICS_TYPE, TEXT_TYPE
@@ -184,8 +185,16 @@ def show_session(context: Context) -> shapes.SessionInfo:
 
 def show_system(context: Context) -> shapes.System:
     """Show the service's own health."""
-    service = context.service
-    return render.system(context.snapshot, service.keeping(), service.about, service.started_mono_s)
+    service, snapshot = context.service, context.snapshot
+    keeping, disk = service.keeping(), service.disk()
+    vitals = Vitals(
+        service.versions,
+        uptime_s=snapshot.mono_s - service.started_mono_s,
+        free_bytes=None if disk is None else disk.free_bytes,
+    )
+    alerts = (alert for alert in service.alerts() if alert.until_ms is None)
+    rows = health(snapshot, keeping, alerts, vitals)
+    return render.system(snapshot, keeping, service.about, service.started_mono_s, rows)
 
 
 _LINES = whole("lines", "How many.", 1, RECENT_LINES, default=200)

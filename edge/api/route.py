@@ -15,6 +15,7 @@ from edge.api.history import HistoryAnswers
 from edge.api.live import Live
 from edge.api.query import Query
 from edge.clock import Clock
+from edge.disk import DiskSpace
 from edge.library import Library
 from edge.metrics import Metrics
 from edge.model import Meter, Probe, Snapshot
@@ -30,7 +31,8 @@ class Service:
     seconds, raises RequestError. history: answers what was. keeping: how the journal and the sinks
     are. alerts: those that hold, then those that ended. analytics: answers what was of the site as
     a whole. live: pushes news. log_lines: gives that many of the last lines of the log, the newest
-    last. door: who may ask. about: what `/api/system` says that never changes in a run.
+    last. door: who may ask. disk: where the state folder is; None while unknown. versions: of what
+    runs here, in words. about: what `/api/system` says that never changes in a run.
     started_mono_s: when the service started.
     """
 
@@ -47,6 +49,8 @@ class Service:
     log_lines: Callable[[int], list[str]]
     door: Door
     clock: Clock
+    disk: Callable[[], DiskSpace | None]
+    versions: str
     about: Mapping[str, Any]
     started_mono_s: float
 

@@ -7,15 +7,12 @@ runs, and asked for over the service's own API while one does.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import TextIOWrapper
 from itertools import groupby, islice
 from pathlib import Path
@@ -24,7 +21,7 @@ from urllib.parse import quote, urlencode
 
 from edge import csvtable
 from edge.clock import Clock
-from edge.drivers.credentials import tls_context
+from edge.commands.client import Client, ServiceError
 from edge.errors import DlmError, Fault, JournalError
 from edge.journal.history import History
 from edge.journal.offline import is_in_use
@@ -33,7 +30,6 @@ from edge.lineprotocol import point_of_rollup, points_of_chunk
 from edge.record import Chunk, Resolution, Rollup
 from edge.settings import Config
 from edge.times import parse_time
-from edge.tokens import LOCAL_FILE
 
 _EXAMPLES = """examples:
   dlm-edge export --output all.csv
@@ -49,7 +45,6 @@ _WITHOUT_REMOVED = (
     "stop it."
 )
 _ROWS = 500
-_TIMEOUT_S = 60.0
 _BAR_CHARACTERS = 24
 _BAR_EVERY_S = 0.1
 
@@ -84,7 +79,7 @@ class _Source(Protocol):
         """Id and name of those that are known, the latest name last."""
 
     def pieces(self, meter_id: str, wanted: _Wanted) -> Iterator[_Piece]:
-        """Give the rows of one meter, without a header. Raises _ExportError, JournalError."""
+        """Give the rows of one meter, without a header. Raises ServiceError, JournalError."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +108,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
                 print(_WITHOUT_REMOVED, file=sys.stderr)
             with _written_whole(args.output) as output:
                 rows = _export(source, meters, wanted, output)
-    except (_ExportError, JournalError) as error:
+    except (_ExportError, ServiceError, JournalError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
@@ -224,21 +219,15 @@ class _Service:
     """The journal of the service that runs here."""
 
     def __init__(self, config: Config) -> None:
-        api = config.api
-        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(api.host, api.host)
-        self._port = api.port
-        self._token_file = Path(config.state.dir) / LOCAL_FILE
-        self._tls = _own_certificate(api.cert_file) if api.cert_file else None
-        self._credentials: dict[str, str] = {}
+        self._client = Client(config)
 
     def meters(self) -> list[tuple[str, str]]:
-        with self._answer("/api/energy-meters", "application/json") as answer:
-            return [(meter["id"], meter["name"]) for meter in json.load(answer)["data"]]
+        return [(meter["id"], meter["name"]) for meter in self._client.data("/api/energy-meters")]
 
     def pieces(self, meter_id: str, wanted: _Wanted) -> Iterator[_Piece]:
         query = {"from": wanted.from_ms, "to": wanted.to_ms, "resolution": wanted.resolution.value}
         path = f"/api/energy-meters/{quote(meter_id, safe='')}/history?{urlencode(query)}"
-        with self._answer(path, "text/csv") as answer:
+        with self._client.answer(path, "text/csv") as answer:
             lines = iter(TextIOWrapper(answer, "utf-8", newline=""))
             header = next(lines, "")
             while some := list(islice(lines, _ROWS)):
@@ -247,61 +236,6 @@ class _Service:
                 else:
                     last_ms = parse_time(some[-1].partition(",")[0])
                     yield _Piece("".join(some), len(some), last_ms)
-
-    @contextmanager
-    def _answer(self, path: str, accept: str) -> Iterator[HTTPResponse]:
-        where = f"{self._host}:{self._port}"
-        with closing(self._connection()) as connection:
-            try:
-                with self._response(connection, path, accept) as answer:
-                    if answer.status != 200:
-                        raise _ExportError(_reason(answer))
-                    yield answer
-            except (ConnectionError, TimeoutError, ssl.SSLError, HTTPException) as error:
-                raise _ExportError(
-                    f"The journal is in use, and the service does not answer at {where} to the end "
-                    f"({error!r}); stop it, or give the configuration that it runs with."
-                ) from error
-
-    def _connection(self) -> HTTPConnection:
-        if self._tls is None:
-            return HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        return HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._tls)
-
-    def _response(self, connection: HTTPConnection, path: str, accept: str) -> HTTPResponse:
-        """The answer to a GET; the token is sent once the service has asked for one."""
-        connection.request("GET", path, headers={"Accept": accept, **self._credentials})
-        answer = connection.getresponse()
-        if answer.status != 401 or self._credentials:
-            return answer
-        answer.read()
-        try:
-            token = self._token_file.read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise _ExportError(
-                f"The service asks for a token, and its own cannot be read ({error}); use the "
-                "account that the service runs with."
-            ) from None
-        self._credentials = {"Authorization": f"Bearer {token}"}
-        return self._response(connection, path, accept)
-
-
-def _own_certificate(cert_file: str) -> ssl.SSLContext:
-    """Trust the very certificate that the service shows, whoever made it and for what name."""
-    try:
-        context = tls_context(cert_file)
-    except OSError as error:
-        raise _ExportError(f"{cert_file} cannot be used ({error}); see api.cert_file.") from None
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
-
-
-def _reason(answer: HTTPResponse) -> str:
-    try:
-        return str(json.load(answer)["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"The service answered with status {answer.status}; look into its log."
 
 
 def _point_pieces(lines: Sequence[str]) -> Iterator[_Piece]:

@@ -13,6 +13,7 @@ const HEALTH_EVERY_MS = 2000;
 const LOG_EVERY_MS = 3000;
 const LOG_LINES = 200;
 const CLOCK_OFF_MS = 5000;
+const LOOKS = {ok: 'good', warning: 'warning', fault: 'critical'};
 
 export function page(params, leaving) {
 	const title = t('system.title');
@@ -25,8 +26,15 @@ export function page(params, leaving) {
 function view(system) {
 	return h('div.stack',
 		notes(system.notices),
+		health(system.health),
 		h('div.grid', service(system), schedule(system.schedule), journal(system.journal)),
 		lines(system.lines), sinks(system.sinks));
+}
+
+function health(rows) {
+	const item = ({name, state, text}) => h('li.row', {dataset: {key: name}},
+		h('strong', t(`health.${name}`)), chip(LOOKS[state], t(`health.${state}`)), h('span', text));
+	return card(t('health.title'), h('ul.lined', rows.map(item)));
 }
 
 function notes(texts) {

@@ -114,6 +114,11 @@ const TEXT = {
 		open: 'No login is asked for: no token exists.',
 		logout: 'Log out',
 	},
+	health: {
+		title: 'Health', ok: 'OK', warning: 'Warning', fault: 'Fault',
+		service: 'Service', capacity: 'Capacity', meters: 'Meters', lines: 'Lines', schedule: 'Schedule',
+		journal: 'Journal', sinks: 'Uplinks', clock: 'Clock', disk: 'Disk',
+	},
 	role: {admin: 'administrator', reader: 'reader'},
 	login: {
 		title: 'Log in', token: 'Token',

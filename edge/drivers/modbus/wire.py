@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import stat
 import termios
 import time
 from pathlib import Path
-from typing import Protocol
-
-import serial
+from typing import TYPE_CHECKING, Protocol
 
 from edge.communication import ModbusEndpoint
 from edge.drivers.dial import dial
 from edge.errors import Cause, LineError, NoReply
 from edge.reach import Reach
+
+if TYPE_CHECKING:
+    import serial
 
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -138,9 +140,11 @@ class SerialWire:
             # The same for all: whoever may register a meter must not learn which files there are.
             raise LineError(
                 f"Serial port {endpoint.serial_port} is not there or is no serial port; check the "
-                "adapter and serialPort.",
+                f"adapter and serialPort{_lasting_name(endpoint.serial_port)}.",
                 Cause.NO_SERIAL_PORT,
             )
+        import serial  # only who has such a port pays for it, and on the line's own thread
+
         try:
             port = serial.Serial(
                 endpoint.serial_port,
@@ -203,7 +207,8 @@ class SerialWire:
     def _lost(self, why: str) -> LineError:
         self.close()
         return LineError(
-            f"Serial port {self._endpoint.serial_port} is gone ({why}); plug the adapter in again.",
+            f"Serial port {self._endpoint.serial_port} is gone ({why}); plug the adapter in "
+            f"again{_lasting_name(self._endpoint.serial_port)}.",
             Cause.NO_SERIAL_PORT,
         )
 
@@ -225,6 +230,12 @@ def _is_serial_port(path: str) -> bool:
     if major == 5 or (major == 4 and minor < 64):  # consoles and virtual terminals
         return False
     return Path(f"/sys/dev/char/{major}:{minor}/subsystem").resolve().name == "tty"
+
+
+def _lasting_name(path: str) -> str:
+    """What to add about a name that another adapter may have after the next plug or start."""
+    counted = re.search(r"/tty(USB|ACM)\d+$", path) is not None
+    return ", and better name it as in /dev/serial/by-id, since numbers change" if counted else ""
 
 
 def _any_event(poll: select.poll, events: int) -> bool:
