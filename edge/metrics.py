@@ -24,6 +24,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from edge.alerts import SEVERITIES, Alert
+from edge.disk import DiskSpace
 from edge.model import (
     LoadQuality,
     MessageCounts,
@@ -70,6 +71,7 @@ def _histogram(name: str, help_: str, *labels: str) -> MetricRow:
 
 
 METRICS: tuple[MetricRow, ...] = (
+    _gauge("dlm_build_info", "1, with the version that runs.", "version"),
     _gauge("dlm_meter_up", "1 while the meter is online, else 0.", *_METER),
     _gauge("dlm_meter_reading_age_seconds", "Age of the meter's last reading.", *_METER),
     _gauge(
@@ -90,6 +92,7 @@ METRICS: tuple[MetricRow, ...] = (
     _gauge("dlm_load_available_capacity_watts", "Power that is free for charging."),
     _gauge("dlm_load_overload_watts", "By how much the balance is below zero; none if unknown."),
     _gauge("dlm_load_quality", "1 for the quality of the load status, else 0.", "quality"),
+    _gauge("dlm_high_consumption_watts", "Consumption that is called high; none if not set."),
     _counter("dlm_polls", "Attempts to read a meter, by how they ended.", *_METER, "result"),
     _counter("dlm_poll_overruns", "Polls left out: the last was still pending.", *_METER),
     _counter("dlm_poll_skips", "Polls left out: the cycle stood still.", *_METER),
@@ -99,6 +102,9 @@ METRICS: tuple[MetricRow, ...] = (
     _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
     _counter("dlm_line_opens", "How often the line was opened.", "line"),
     _counter("dlm_line_messages", "Messages heard, by what became of them.", "line", "result"),
+    _gauge("dlm_clock_set", "1 while the wall clock is believed, else 0; none if undecided."),
+    _gauge("dlm_state_size_bytes", "Size of the disk that the state folder is on."),
+    _gauge("dlm_state_free_bytes", "What is free on that disk."),
     _gauge("dlm_journal_up", "1 while readings are recorded, else 0."),
     _counter("dlm_journal_readings", "Readings recorded."),
     _counter("dlm_journal_dropped", "Readings lost because they could not be written in time."),
@@ -106,8 +112,9 @@ METRICS: tuple[MetricRow, ...] = (
     _gauge("dlm_journal_size_bytes", "Size of the journal's database."),
     _gauge("dlm_journal_limit_bytes", "What the journal's database may grow to."),
     _counter("dlm_journal_written_bytes", "What was written to the disk, in pages of the system."),
+    _gauge("dlm_journal_write_budget_bytes", "What may be written to the disk in a day."),
     _counter("dlm_journal_slow_syncs", "Commits that took longer than 1 s."),
-    _gauge("dlm_sink_up", "1 while the sink takes what it is sent, else 0.", "sink"),
+    _gauge("dlm_sink_up", "1 while it takes what it is sent, else 0; none if untried.", "sink"),
     _counter("dlm_sink_sent", "Readings and rollups that the sink accepted.", "sink"),
     _counter("dlm_sink_rejected", "Those that it will never take, which were set aside.", "sink"),
     _counter("dlm_sink_lost", "Readings that went from the journal before they were sent.", "sink"),
@@ -148,6 +155,21 @@ class Metrics:
         self._lateness = self._make_histogram("dlm_schedule_lateness_seconds", _LATENESS_BUCKETS_S)
         self._labels: dict[str, tuple[str, ...]] = {}
         self._lines: frozenset[str] = frozenset()
+
+    def add_service(
+        self,
+        version: str,
+        high_consumption_kw: Callable[[], float | None],
+        disk: Callable[[], DiskSpace | None],
+    ) -> None:
+        """Tell of the service and where it runs too. Once.
+
+        high_consumption_kw: from where on consumption is too high; None where nobody asked for it.
+        disk: that of the state folder; None while it is unknown.
+        """
+        self._registry.register(
+            _Collector(lambda: _of_service(version, high_consumption_kw(), disk()))
+        )
 
     def add_keeping(self, keeping: Callable[[], Keeping]) -> None:
         """Tell of the journal and the sinks too. Once."""
@@ -244,6 +266,19 @@ def _families(*prefixes: str) -> dict[str, _Family]:
     return {row.name: kinds[row.kind](row.name, row.help, labels=row.labels) for row in rows}
 
 
+def _of_service(
+    version: str, high_consumption_kw: float | None, disk: DiskSpace | None
+) -> Iterable[Metric]:
+    families = _families("dlm_build_", "dlm_high_", "dlm_state_")
+    families["dlm_build_info"].add_metric([version], 1.0)
+    if high_consumption_kw is not None:
+        families["dlm_high_consumption_watts"].add_metric((), high_consumption_kw * 1000)
+    if disk is not None:
+        families["dlm_state_size_bytes"].add_metric((), float(disk.size_bytes))
+        families["dlm_state_free_bytes"].add_metric((), float(disk.free_bytes))
+    return families.values()
+
+
 def _of_snapshot(snapshot: Snapshot) -> Iterable[Metric]:
     families = _families("dlm_meter_", "dlm_load_", "dlm_line_")
     for state in snapshot.meters.values():
@@ -258,7 +293,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterable[Metric]:
 
 
 def _of_keeping(keeping: Keeping) -> Iterable[Metric]:
-    families = _families("dlm_journal_", "dlm_sink_")
+    families = _families("dlm_clock_", "dlm_journal_", "dlm_sink_")
     if keeping.journal is not None:
         _add_journal(families, keeping.journal)
     for sink in keeping.sinks:
@@ -309,6 +344,7 @@ def _add_messages(family: _Family, line: str, heard: MessageCounts) -> None:
 
 def _add_journal(families: Mapping[str, _Family], journal: JournalState) -> None:
     for name, value in (
+        ("dlm_clock_set", journal.clock_set),
         ("dlm_journal_up", journal.recording),
         ("dlm_journal_readings", journal.recorded),
         ("dlm_journal_dropped", journal.dropped),
@@ -316,6 +352,7 @@ def _add_journal(families: Mapping[str, _Family], journal: JournalState) -> None
         ("dlm_journal_size_bytes", journal.file_bytes),
         ("dlm_journal_limit_bytes", journal.max_bytes),
         ("dlm_journal_written_bytes", journal.written_bytes),
+        ("dlm_journal_write_budget_bytes", journal.write_bytes_per_day),
         ("dlm_journal_slow_syncs", journal.slow_syncs),
     ):
         if value is not None:
@@ -323,14 +360,16 @@ def _add_journal(families: Mapping[str, _Family], journal: JournalState) -> None
 
 
 def _add_sink(families: Mapping[str, _Family], sink: SinkState) -> None:
+    was_tried = sink.connected or sink.last_error is not None
     for name, value in (
-        ("dlm_sink_up", sink.connected),
+        ("dlm_sink_up", sink.connected if was_tried else None),
         ("dlm_sink_sent", sink.sent),
         ("dlm_sink_rejected", sink.rejected),
         ("dlm_sink_lost", sink.lost),
         ("dlm_sink_backlog_readings", sink.backlog),
     ):
-        families[name].add_metric([sink.name], float(value))
+        if value is not None:
+            families[name].add_metric([sink.name], float(value))
 
 
 def _add_load(families: Mapping[str, _Family], snapshot: Snapshot) -> None:

@@ -124,9 +124,10 @@ class JournalState:
     not be written in time. waiting: taken in and not yet committed. file_bytes: database and its
     write-ahead log. written_bytes: what the writer wrote to the disk since the start, in pages of
     the system; None where the system does not tell. slow_syncs: commits that took more than 1 s.
-    oldest_unix_ms: of the oldest raw reading; None when there is none. notices: what was found at
-    the start or set aside since, one sentence each. clock_fault: why the wall clock is not
-    believed, one sentence, or None.
+    write_bytes_per_day: what may be written in a day. oldest_unix_ms: of the oldest raw reading;
+    None when there is none. notices: what was found at the start or set aside since, one sentence
+    each. clock_set: whether the wall clock is believed; None while that is not decided yet.
+    clock_fault: why it is not, one sentence, or None.
     """
 
     recording: bool = False
@@ -137,10 +138,12 @@ class JournalState:
     file_bytes: int = 0
     max_bytes: int = 0
     written_bytes: int | None = None
+    write_bytes_per_day: int = 0
     slow_syncs: int = 0
     last_seq: int = 0
     oldest_unix_ms: int | None = None
     notices: tuple[str, ...] = ()
+    clock_set: bool | None = None
     clock_fault: str | None = None
 
 

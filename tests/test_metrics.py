@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
-import time
-import urllib.parse
+import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edge.alerts import Alert
+from edge.disk import LOOK_EVERY_S, DiskSpace, StateDisk
 from edge.load import load_status
 from edge.metrics import METRICS, Metrics
 from edge.model import LineState, MessageCounts, Meter, MeterState, PollEnd, Snapshot, Status
 from edge.record import JournalState, Keeping, SinkState
 from edge.schedule import LeftOut
-from tests.building import a_failure, a_meter, a_reading, a_speaking_meter, an_answer
-from tests.peers import free_port, need_program, wait_until
+from tests.building import (
+    FakeClock,
+    a_failure,
+    a_meter,
+    a_reading,
+    a_speaking_meter,
+    an_answer,
+)
+from tests.peers import need_program
 from tests.service import Service
 
 KEEPING = Keeping(
@@ -34,15 +40,16 @@ KEEPING = Keeping(
         file_bytes=4096,
         max_bytes=1_000_000,
         written_bytes=8192,
+        write_bytes_per_day=2_000_000,
         slow_syncs=2,
+        clock_set=True,
     ),
     (
         SinkState("influx", connected=True, sent=5, rejected=1, lost=2, backlog=9),
         SinkState("mqtt", last_error="It refuses."),
     ),
 )
-
-
+DISK = DiskSpace(size_bytes=8000, free_bytes=2000)
 ALERTS = [
     Alert("alert_1", "overload", "critical", "Take less.", None, 0),
     Alert("alert_2", "meter_offline", "warning", "Look at it.", "meter_a", 0),
@@ -61,8 +68,15 @@ def a_snapshot(*states: MeterState, lines: tuple[LineState, ...] = ()) -> Snapsh
     )
 
 
-def metrics_of(snapshot: Snapshot, keeping: Keeping = KEEPING) -> Metrics:
+def metrics_of(
+    snapshot: Snapshot,
+    keeping: Keeping = KEEPING,
+    *,
+    high_consumption_kw: float | None = 400.0,
+    disk: DiskSpace | None = DISK,
+) -> Metrics:
     metrics = Metrics(lambda: snapshot)
+    metrics.add_service("1.2.3", lambda: high_consumption_kw, lambda: disk)
     metrics.add_keeping(lambda: keeping)
     metrics.add_outlook(lambda: ALERTS, clients=lambda: 3, closed_slow=lambda: 7)
     metrics.keep(state.meter for state in snapshot.meters.values())
@@ -141,6 +155,7 @@ def test_every_series_of_what_is_kept() -> None:
         "dlm_journal_size_bytes 4096.0",
         "dlm_journal_limit_bytes 1e+06",
         "dlm_journal_written_bytes_total 8192.0",
+        "dlm_journal_write_budget_bytes 2e+06",
         "dlm_journal_slow_syncs_total 2.0",
     ]
     assert own_lines(metrics, "dlm_sink") == [
@@ -155,6 +170,17 @@ def test_every_series_of_what_is_kept() -> None:
         'dlm_sink_backlog_readings{sink="influx"} 9.0',
         'dlm_sink_backlog_readings{sink="mqtt"} 0.0',
     ]
+
+
+def test_every_series_of_the_service_and_where_it_runs() -> None:
+    metrics = metrics_of(a_snapshot())
+    for prefix, lines in {
+        "dlm_build": ['dlm_build_info{version="1.2.3"} 1.0'],
+        "dlm_high": ["dlm_high_consumption_watts 400000.0"],
+        "dlm_state": ["dlm_state_size_bytes 8000.0", "dlm_state_free_bytes 2000.0"],
+        "dlm_clock": ["dlm_clock_set 1.0"],
+    }.items():
+        assert own_lines(metrics, prefix) == lines
 
 
 def test_alerts_and_websocket_clients_are_counted() -> None:
@@ -172,8 +198,56 @@ def test_alerts_and_websocket_clients_are_counted() -> None:
 
 def test_what_is_not_kept_or_not_known_has_no_series() -> None:
     assert own_lines(metrics_of(a_snapshot(), Keeping()), "dlm_journal") == []
-    metrics = metrics_of(a_snapshot(), Keeping(JournalState(written_bytes=None)))
-    assert own_lines(metrics, "dlm_journal_written") == []
+    keeping = Keeping(JournalState(written_bytes=None, clock_set=None), (SinkState("influx"),))
+    metrics = metrics_of(a_snapshot(), keeping, high_consumption_kw=None, disk=None)
+    for prefix in ("dlm_journal_written", "dlm_clock", "dlm_sink_up", "dlm_high", "dlm_state"):
+        assert own_lines(metrics, prefix) == []
+
+
+@pytest.mark.parametrize(("is_set", "value"), [(True, "1.0"), (False, "0.0")])
+def test_the_clock_is_told_once_it_is_decided(is_set: bool, value: str) -> None:
+    metrics = metrics_of(a_snapshot(), Keeping(JournalState(clock_set=is_set)))
+    assert own_lines(metrics, "dlm_clock") == [f"dlm_clock_set {value}"]
+
+
+def test_the_disk_is_looked_at_now_and_then(tmp_path: Path) -> None:
+    clock = FakeClock()
+    disk = StateDisk(tmp_path, clock)
+    before = disk.space()
+    assert before is not None
+    assert 0 < before.free_bytes <= before.size_bytes
+    tmp_path.rmdir()
+    clock.turn(LOOK_EVERY_S - 0.1)
+    assert disk.space() == before
+    clock.turn(0.2)
+    assert disk.space() is None
+
+
+def test_a_disk_that_hangs_keeps_one_waiting_and_is_soon_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    disk = StateDisk(tmp_path, clock)
+    before = disk.space()
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(_folder: Path) -> os.statvfs_result:
+        asked.set()
+        answered.wait(10)
+        raise OSError
+
+    monkeypatch.setattr("os.statvfs", hang)
+    clock.turn(LOOK_EVERY_S)
+    waiting = threading.Thread(target=disk.space)
+    waiting.start()
+    try:
+        assert asked.wait(10)
+        assert disk.space() == before
+        clock.turn(2 * LOOK_EVERY_S)
+        assert disk.space() is None
+    finally:
+        answered.set()
+        waiting.join()
 
 
 @pytest.mark.parametrize("status", [Status.ERROR, Status.OFFLINE])
@@ -282,48 +356,3 @@ def test_openmetrics_is_given_where_it_is_asked_for(service: Service) -> None:
     assert "dlm_meter_power_watts" in {
         family.name for family in text_string_to_metric_families(text)
     }
-
-
-def test_a_real_prometheus_scrapes_it(service: Service, tmp_path: Path) -> None:
-    prometheus = need_program("prometheus", "prometheus")
-    target = urllib.parse.urlsplit(service.base_url).netloc
-    config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-        "scrape_configs": [{"job_name": "dlm", "static_configs": [{"targets": [target]}]}],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            prometheus,
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def query(expression: str) -> list[Any]:
-        query = urllib.parse.urlencode({"query": expression, "time": time.time()})
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=5
-            ) as answer:
-                result: list[Any] = json.load(answer)["data"]["result"]
-                return result
-        except OSError:
-            return []
-
-    try:
-        wait_until(lambda: len(query("dlm_meter_power_watts")) == 4, timeout_s=30)
-        assert [float(row["value"][1]) for row in query("up")] == [1.0]
-        assert {row["metric"]["meter_type"] for row in query("dlm_meter_up == 1")} == {
-            "grid",
-            "building",
-            "solar",
-            "zone",
-        }
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
