@@ -39,10 +39,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import timezone
 from enum import Enum
 from itertools import compress, repeat
 from operator import gt, le, mul, ne, not_, sub
+
+from edge.times import moment
 
 MARGIN = 1.2
 """A meter may for long measure more than it is rated for, and its clock is not ours."""
@@ -101,7 +103,7 @@ class Correction:
 
     def __str__(self) -> str:
         """Say it in one sentence, for the log; the meter's name belongs in front."""
-        when = datetime.fromtimestamp(self.unix_ms // 1000, timezone.utc)
+        when = moment(self.unix_ms, timezone.utc)
         return (
             f"the counter {self.quantity} went from {self.before_kwh:.10g} to "
             f"{self.after_kwh:.10g} kWh at {when:%Y-%m-%dT%H:%M:%SZ} ({self.kind.value}): "

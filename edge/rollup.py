@@ -27,6 +27,7 @@ from operator import gt, is_not, mul, sub
 
 from edge.counter import Correction, Kind, Limits, Rise, Trace, trace
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
+from edge.times import moment
 
 _HOUR_MS = 3_600_000
 _NO_BOOTS: Mapping[int, str] = {}
@@ -63,7 +64,7 @@ def day_of(unix_ms: int, zone: tzinfo) -> tuple[int, int]:
 
     Where clocks are put forward at midnight, the day begins at the moment that is done.
     """
-    date = datetime.fromtimestamp(unix_ms // 1000, zone).date()
+    date = moment(unix_ms, zone).date()
     start_ms, end_ms = (
         int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
         for day in (date, date + timedelta(days=1))
@@ -72,7 +73,7 @@ def day_of(unix_ms: int, zone: tzinfo) -> tuple[int, int]:
 
 
 def _offset_ms(unix_ms: int, zone: tzinfo) -> int:
-    offset = datetime.fromtimestamp(unix_ms // 1000, zone).utcoffset()
+    offset = moment(unix_ms, zone).utcoffset()
     return offset // timedelta(milliseconds=1) if offset is not None else 0
 
 

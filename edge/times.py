@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 
 from edge.structure import shown
@@ -67,6 +67,15 @@ def timestamp(unix_ms: int) -> str:
     hour, ms = divmod(unix_ms, HOUR_MS)
     minute, ms = divmod(ms, 60_000)
     return f"{_hour(hour)}{minute:02d}:{ms // 1000:02d}.{ms % 1000:03d}Z"
+
+
+def moment(unix_ms: int, zone: tzinfo) -> datetime:
+    """Give what calendar and clock of a zone show. unix_ms: before the year 10000.
+
+    Unlike `datetime.fromtimestamp` it knows times after January 2038 where the machine's time_t
+    has 32 bits, as it has on 32-bit Arm up to Debian 12.
+    """
+    return (_EPOCH + timedelta(milliseconds=unix_ms)).astimezone(zone)
 
 
 @lru_cache(maxsize=64)
