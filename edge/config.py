@@ -156,7 +156,13 @@ def _read_toml(file: Path | None, faults: list[Fault]) -> dict[str, Any]:
         return {}
     try:
         # Some editors put a byte order mark at the start, which TOML does not know.
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        document = tomllib.loads(text)
+        if text.strip() or not file.is_file():  # /dev/null is meant
+            return document
+        # A power cut or a full disk leaves such a file behind, and the defaults may free more power
+        # than the site has.
+        message = "is empty; put its settings back, or a comment to say that defaults are meant"
     except FileNotFoundError:
         message = "no such file; give its path with --config"
     except OSError as exc:

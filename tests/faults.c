@@ -1,8 +1,11 @@
-/* Makes system calls on files fail, for tests of what is kept on a disk: an LD_PRELOAD library.
+/* Makes system calls on files fail and sets the wall clock of one process: an LD_PRELOAD library.
  *
  * The process itself names the folders and says what is to fail, through the faults_* functions
  * below (tests/faults.py). A folder holds its own counts, so many can be tried at a time by the
  * threads of one process. Calls on files elsewhere are left alone. Linux with glibc.
+ *
+ * The wall clock is set, and the disk made slow, from outside, by a file that DLM_TEST_CLOCK names;
+ * see `struct hands`.
  *
  * Each call of libsqlite3 and of Python reaches libc through a symbol that stands here instead.
  */
@@ -12,11 +15,19 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <sys/timex.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_FOLDERS = 256, MAX_FDS = 4096 };
@@ -51,7 +62,7 @@ int faults_watch(const char *path) {
 
 /* Let calls of a kind fail with `error` from the `first` on, counted from now and from 1; `times`
  * calls, or all if it is 0. Error 0 is a short write: half of it is written, and what follows it
- * fails as on a full disk. */
+ * fails as on a full disk. Error -1 fails nothing: the process stands still before the call. */
 void faults_arm(int index, int kind, int first, int times, int error) {
     pthread_mutex_lock(&lock);
     struct folder *folder = &folders[index];
@@ -116,8 +127,11 @@ static int judge(int index_1, enum kind kind) {
         folder->failed++;
         verdict = folder->error ? folder->error : count == folder->first ? -1 : ENOSPC;
     }
+    int freezes = verdict && folder->error < 0;
     pthread_mutex_unlock(&lock);
-    return verdict;
+    if (!freezes) return verdict;
+    kill(getpid(), SIGSTOP);
+    return 0;
 }
 
 static int judge_path(const char *path, enum kind kind) {
@@ -228,9 +242,12 @@ WRAP_READ_AT(pread64, off64_t)
 WRAP_WRITE_AT(pwrite, off_t)
 WRAP_WRITE_AT(pwrite64, off64_t)
 
+static void take_longer(void);
+
 #define WRAP_SYNC(name)                       \
     int name(int fd) {                        \
         FAIL_IF(judge_fd(fd, SYNC));          \
+        take_longer();                        \
         int result = REAL(name)(fd);          \
         int error = errno;                    \
         if (!result) synced(fd);              \
@@ -258,4 +275,75 @@ int rename(const char *from, const char *to) {
 int unlink(const char *path) {
     FAIL_IF(judge_path(path, UNLINK));
     return REAL(unlink)(path);
+}
+
+/* --- the wall clock ---------------------------------------------------------------------- */
+
+/* What the file holds: by how much the clock differs from the machine's; what adjtimex(2) says of
+ * it, -1 is what it says anyway; and by how much each sync takes longer, which may be left out. */
+struct hands {
+    volatile int64_t offset_ns;
+    volatile int64_t state;
+    volatile int64_t sync_ns;
+};
+
+enum { NS_PER_S = 1000000000 };
+
+static const struct hands machine = {0, -1, 0};
+static const struct hands *hands = &machine;
+
+__attribute__((constructor)) static void take_hands(void) {
+    const char *path = getenv("DLM_TEST_CLOCK");
+    int fd = path ? REAL(open)(path, O_RDONLY) : -1;
+    if (fd < 0) return;
+    void *shared = mmap(NULL, sizeof machine, PROT_READ, MAP_SHARED, fd, 0);
+    if (shared != MAP_FAILED) hands = shared;
+    REAL(close)(fd);
+}
+
+static int64_t nanoseconds(const struct timespec *time) {
+    return (int64_t)time->tv_sec * NS_PER_S + time->tv_nsec;
+}
+
+static struct timespec timespec_of(int64_t ns) {
+    struct timespec time = {ns / NS_PER_S, ns % NS_PER_S};
+    return time;
+}
+
+int clock_gettime(clockid_t id, struct timespec *time) {
+    int result = REAL(clock_gettime)(id, time);
+    if (!result && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE))
+        *time = timespec_of(nanoseconds(time) + hands->offset_ns);
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict time, void *restrict zone) {
+    struct timespec now;
+    (void)zone;
+    FAIL_IF(clock_gettime(CLOCK_REALTIME, &now));
+    time->tv_sec = now.tv_sec, time->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *to) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (to) *to = now.tv_sec;
+    return now.tv_sec;
+}
+
+int adjtimex(struct timex *how) {
+    int state = REAL(adjtimex)(how);
+    return hands->state < 0 ? state : (int)hands->state;
+}
+
+/* Python 3.10 waits for its locks until a time of the wall clock, which it has from here. */
+int sem_timedwait(sem_t *restrict lock, const struct timespec *restrict until) {
+    struct timespec machines = timespec_of(nanoseconds(until) - hands->offset_ns);
+    return REAL(sem_timedwait)(lock, &machines);
+}
+
+static void take_longer(void) {
+    struct timespec left = timespec_of(hands->sync_ns);
+    while ((left.tv_sec || left.tv_nsec) && nanosleep(&left, &left) && errno == EINTR) continue;
 }

@@ -31,7 +31,7 @@ class Service:
         self,
         folder: Path,
         *,
-        config: str = "",
+        config: str = "# Defaults.\n",
         arguments: tuple[str, ...] = (),
         prelude: str = "",
         names_state_dir: bool = True,

@@ -99,7 +99,7 @@ def shell(
         if name.startswith("DLM_EDGE_"):
             monkeypatch.delenv(name)
     config = tmp_path / "edge.toml"
-    config.write_text("")
+    config.write_text("# Defaults.\n")
     return Shell(capsys, config)
 
 

@@ -596,8 +596,10 @@ def test_readings_that_are_kept_back_are_told(
     bench.run(300)
     assert not bench.writer.state.notices
     assert bench.writer.state.clock_fault is None
+    assert bench.writer.state.clock_set is None
     bench.run(600)
     (notice,) = bench.writer.state.notices
+    assert bench.writer.state.clock_set is False
     assert bench.writer.state.clock_fault is not None
     assert "is not known to be set" in bench.writer.state.clock_fault
     assert notice.startswith(bench.writer.state.clock_fault)
@@ -607,6 +609,7 @@ def test_readings_that_are_kept_back_are_told(
     bench.run(60)
     assert bench.writer.state.notices == ()
     assert bench.writer.state.clock_fault is None
+    assert bench.writer.state.clock_set is True
     bench.writer.close()
 
 

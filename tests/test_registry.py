@@ -158,7 +158,7 @@ def test_a_temporary_file_left_behind_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_second_service_on_the_folder_is_refused(tmp_path: Path) -> None:
-    with a_registry(tmp_path), pytest.raises(StateError, match="used by another dlm-edge; stop it"):
+    with a_registry(tmp_path), pytest.raises(StateError, match=r"by another dlm-edge.*; stop it"):
         Registry(tmp_path, LIBRARY, a_changed).open()
     with a_registry(tmp_path):
         pass
@@ -964,8 +964,8 @@ def test_two_services_on_one_folder(tmp_path: Path) -> None:
         second.launch()
         assert second.exit_code() == 1
         assert second.log == (
-            f"{first.state_dir} is used by another dlm-edge; stop it, or give another "
-            "--state-dir.\n"
+            f"{first.state_dir} is used by another dlm-edge (process {first.process.pid}); stop "
+            "it, or give another --state-dir.\n"
         )
         first.register(a_registration("A"))
 

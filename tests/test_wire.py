@@ -154,7 +154,7 @@ def test_what_is_no_serial_port_is_told_in_one_way_and_never_opened(tmp_path: Pa
     (tmp_path / "link").symlink_to("/dev/null")
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "fifo")
-    files = [str(tmp_path / name) for name in ("ttyUSB0", ".", "file", "file/x", "link", "loop")]
+    files = [str(tmp_path / name) for name in ("ttyS9", ".", "file", "file/x", "link", "loop")]
     devices = ["/dev/null", "/dev/tty", "/dev/ptmx", "/dev/console", "/dev/tty0", "/dev/watchdog"]
     for path in (*files, str(tmp_path / "fifo"), *devices, "nul\0byte", "\ud800"):
         driver = ModbusDriver(serial_endpoint(path), Clock())

@@ -26,10 +26,7 @@ def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> 
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
-        raise LineError(
-            f"Host name {host!r} is not known; check its spelling, or give an IP address.",
-            Cause.NAME_NOT_RESOLVED,
-        ) from exc
+        raise LineError(_not_found(host, exc), Cause.NAME_NOT_RESOLVED) from exc
     failure: OSError | None = None
     refused = ""
     for family, type_, protocol, _, address in found:
@@ -51,6 +48,16 @@ def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> 
     if failure is None:
         raise LineError(refused, Cause.NOT_ALLOWED)
     raise _unreachable(host, port, timeout_s, service, failure) from failure
+
+
+def _not_found(host: str, exc: OSError | UnicodeError) -> str:
+    """Say why a name leads nowhere: after a power cut meters are often up before the network is."""
+    if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN:
+        return (
+            f"Host name {host!r} cannot be looked up, as no name server answers; check this "
+            "machine's network and name servers, or give an IP address."
+        )
+    return f"Host name {host!r} is not known; check its spelling, or give an IP address."
 
 
 def _led_to(host: str, address: str) -> str:

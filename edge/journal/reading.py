@@ -29,7 +29,7 @@ from edge.journal.rows import (
     series_of_row,
     tail_row,
 )
-from edge.journal.schema import connect
+from edge.journal.schema import connect_to_read
 from edge.record import Chunk, Rollup, Series
 
 _T = TypeVar("_T")
@@ -73,7 +73,7 @@ class CheckedRows:
         self.damaged = 0
         self._report_damage = report_damage
         try:
-            self._connection = connect(path, read_only=True)
+            self._connection = connect_to_read(path)
         except sqlite3.Error as error:
             raise self._failure(error) from error
         self._connection.text_factory = lenient_text

@@ -28,11 +28,14 @@ within this one can. Pages are of 512 bytes: a commit is a page or two.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from edge.journal.refusal import refusal_of
 
 FILE_NAME = "journal.db"
 FORMAT = 1
@@ -105,11 +108,32 @@ def put_row(db: sqlite3.Connection, table: str, columns: Sequence[Any]) -> None:
     db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open the database to read it, also on a disk that turned read-only. As `connect`.
+
+    There nobody can write it, so it is read without locks, which would have to be written, and with
+    an index of the log in memory alone: SQLite, "Write-Ahead Logging", 7 and 8.
+    """
+    connection = connect(path, read_only=True)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()  # the first to touch the log
+    except sqlite3.Error as exc:  # if that does not help, the next statement raises it again
+        refusal = refusal_of(path.parent) if "unable to open" in str(exc) else None
+        if refusal is not None and refusal.errno == errno.EROFS:
+            connection.close()
+            connection = _connect(f"{path.absolute().as_uri()}?vfs=unix-none&mode=ro")
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return connection
+
+
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open the database; statements outside BEGIN … COMMIT commit by themselves.
 
     For one thread. Raises sqlite3.Error, also when another process has it open.
     """
     mode = "ro" if read_only else "rwc"
-    uri = f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}"
+    return _connect(f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}")
+
+
+def _connect(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)

@@ -6,9 +6,13 @@ twice before the file is set aside: after the first time it is opened anew and r
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+from pathlib import Path
 
 from edge.journal.damage import is_damage
+from edge.journal.refusal import refusal_of
 
 log = logging.getLogger("Journal")
 
@@ -17,11 +21,22 @@ _REPLACING_RETRY_S = 60.0
 _SUSPECT_S = 2 * 3600.0
 """Within this time everything that is done to the database is done again."""
 
+_WORDS = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EROFS: "the disk is read-only; check it for faults and mount it again",
+    errno.EIO: "the disk fails; replace it",
+}
+"""What is told of an error of the system."""
+
 
 class Trouble:
-    """The faults of one database, one after the other. One thread."""
+    """The faults of one database, one after the other. One thread.
 
-    def __init__(self) -> None:
+    folder: that it is in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.to_be_checked = False
         """It showed damage: all of it is to be read when it is opened again."""
         self.is_damaged = False
@@ -31,7 +46,7 @@ class Trouble:
         self._said: str | None = None
 
     def failed(self, error: Exception, now_mono_s: float) -> str:
-        """Note a fault, and log one that is new; gives it as a sentence."""
+        """Note a fault, and log one that is new; gives it as a sentence. Blocks for the disk."""
         wait_s = _RETRY_S
         if is_damage(error):
             if self.is_damaged:
@@ -42,7 +57,8 @@ class Trouble:
             self.to_be_checked = True
             self._suspect_until_mono_s = now_mono_s + _SUSPECT_S
         self._retry_mono_s = now_mono_s + wait_s
-        text = f"The journal cannot be written ({_reason(error)}); readings wait in memory."
+        reason = _reason(error, self._folder)
+        text = f"The journal cannot be written ({reason}); readings wait in memory."
         if text != self._said:
             log.error("%s", text)
         self._said = text
@@ -64,12 +80,15 @@ class Trouble:
         self._said = None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, folder: Path) -> str:
     text = str(error).rstrip(".")
+    refusal = refusal_of(folder) if "I/O" in text or "unable to open" in text else None
+    if refusal is not None and refusal.errno is not None:
+        text = _WORDS.get(refusal.errno) or os.strerror(refusal.errno)
     if "locked" in text:
         return "another process has it open; stop the other dlm-edge"
     if "full" in text:
-        return "the disk is full; make room"
+        return _WORDS[errno.ENOSPC]
     if "readonly" in text:
         return "it is read-only; check the disk and the rights of the folder"
     return text

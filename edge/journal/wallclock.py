@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from edge.clock import Clock
-from edge.era import Correction, Eras
+from edge.era import STEP_MS, Correction, Eras
 
 log = logging.getLogger("Journal")
 
@@ -26,6 +26,8 @@ class WallClock:
         self._synchronised = synchronised
         self._wait_s = wait_s
         self._eras: Eras | None = None
+        self._trusted_ms: float | None = None
+        """Wall clock minus monotonic clock when it was last looked at; None unless trusted."""
         self._said: str | None = None
         self._was_doubtful = False
 
@@ -44,6 +46,7 @@ class WallClock:
         trusted = {era.id for era in eras.all if era.trusted}
         self._was_doubtful = eras.is_doubtful(unix_ms)
         corrections = eras.settle(mono_s, unix_ms, synchronised)
+        self._tell_step(unix_ms - mono_s * 1000)
         changed = trusted != {era.id for era in eras.all if era.trusted}
         return corrections, changed or bool(corrections)
 
@@ -54,6 +57,12 @@ class WallClock:
     def untrusted(self) -> set[int]:
         """Give the eras of this boot whose times may yet be corrected."""
         return {era.id for era in self._known().all if not era.trusted}
+
+    def is_set(self) -> bool | None:
+        """Tell whether the clock is believed; None in its first minutes, while nothing says so."""
+        if self._eras is None:
+            return None
+        return True if self._eras.trusted else None if self.fault() is None else False
 
     def fault(self) -> str | None:
         """Say, and log once, that the clock is not believed; not in its first minutes."""
@@ -72,6 +81,16 @@ class WallClock:
             log.warning("%s Until then readings are kept back from hours and sinks.", text)
         self._said = text
         return text
+
+    def _tell_step(self, offset_ms: float) -> None:
+        """Log that a clock was set that was believed: what was recorded has a gap, or overlaps."""
+        before_ms = self._trusted_ms
+        if before_ms is not None and abs(offset_ms - before_ms) > STEP_MS:
+            log.info(
+                "The clock was set by %+.1f s; readings taken before keep their times.",
+                (offset_ms - before_ms) / 1000,
+            )
+        self._trusted_ms = offset_ms if self._known().trusted else None
 
     def _known(self) -> Eras:
         assert self._eras is not None

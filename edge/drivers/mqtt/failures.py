@@ -34,6 +34,12 @@ class OtherVersionError(LineError):
 
 def not_connected(host: str, where: str, exc: Exception) -> LineError:
     """Say why there is no connection."""
+    if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN:
+        return LineError(
+            f"The broker's name {host} cannot be looked up, as no name server answers; check this "
+            "machine's network and name servers, or give its IP address.",
+            Cause.NAME_NOT_RESOLVED,
+        )
     if isinstance(exc, (socket.gaierror, UnicodeError)):
         return LineError(
             f"The broker's name {host} is not known; check host in the broker's settings, or give "
