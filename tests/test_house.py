@@ -14,15 +14,16 @@ PACKAGE = ROOT / "edge"
 
 FLOORS = {
     "errors": 0, "communication": 0, "model": 0, "record": 0, "structure": 0, "checks": 0,
-    "times": 0, "clock": 0,
+    "times": 0, "clock": 0, "heartbeat": 0,
     "settings": 1, "config": 1, "template": 1, "meterspec": 1, "decode": 1, "payload": 1,
     "paths": 1, "sunspec": 1,
     "physics": 1, "plausibility": 1, "interpret": 1, "diagnosis": 1, "schedule": 1, "load": 1,
     "render": 1, "era": 1, "block": 1, "batch": 1, "counter": 1, "rollup": 1, "csvtable": 1,
     "lineprotocol": 1, "lineparse": 1, "place": 1, "homeassistant": 1, "reach": 1, "alerts": 1,
-    "steps": 1, "counting": 1, "analytics": 1, "shapes": 1,
+    "steps": 1, "counting": 1, "analytics": 1, "shapes": 1, "health": 1,
     "atomic": 2, "tokenfile": 2, "tokens": 2, "alertlog": 2, "library": 2, "image": 2,
-    "registry": 2, "journal": 2, "metrics": 2, "logs": 2,
+    "registry": 2, "journal": 2, "disk": 2, "metrics": 2, "logs": 2,
+    "notify": 2, "watchdog": 2,
     "drivers": 3, "sinks": 3, "api": 3, "simulate": 3,
     "line": 4, "backlog": 4, "uplink": 4, "keeper": 4, "cycle": 4, "prober": 4,
     "app": 5, "commands": 5, "__main__": 5,
@@ -61,8 +62,11 @@ NEIGHBOURS = {
     ("analytics", "load"),  # what is free, then as now
     ("analytics", "rollup"),
     ("analytics", "steps"),
+    ("health", "alerts"),  # what is wrong is not well
     ("render", "alerts"),
+    ("render", "health"),
     ("render", "shapes"),  # what its documents are made of
+    ("metrics", "disk"),  # what is free
     ("registry", "atomic"),
     ("tokenfile", "atomic"),
     ("tokens", "atomic"),
@@ -95,7 +99,16 @@ ROOMS = {
     "websockets": {"api/websocket"},
     "sqlite3": {
         f"journal/{name}"
-        for name in ("schema", "damage", "database", "writer", "salvage", "reading", "offline")
+        for name in (
+            "schema",
+            "damage",
+            "database",
+            "writer",
+            "salvage",
+            "reading",
+            "offline",
+            "copying",
+        )  # fmt: skip
     },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""
@@ -127,6 +140,11 @@ TESTED_BY = {
     "shapes": "openapi",
     "steps": "analytics",
     "api/__init__": "routes",
+    "disk": "metrics",
+    "commands/archive": "backup",
+    "commands/client": "status",
+    "commands/restore": "backup",
+    "journal/copying": "backup",
     "api/attempts": "door",
     "api/calls": "routes",
     "api/connection": "server",
