@@ -128,7 +128,10 @@ ensure_venv() { # NAME LOCK [OPTIONS of pip install]
     command_file=/usr/local/bin/dlm-edge
 }
 
-need_root() { [[ $EUID -eq 0 ]] || die "this needs root; run: sudo $0${*:+ $*}"; }
+need_root() {
+    [[ $EUID -eq 0 ]] || die "this needs root; run: sudo $0${*:+ $*}"
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin # what `su` leaves may lack some
+}
 
 # Tells whether systemd is the init of this machine, as sd_booted(3) does; it is not in a chroot.
 systemd_runs() { [[ -d /run/systemd/system ]]; }
