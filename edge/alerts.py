@@ -57,10 +57,15 @@ class Alert:
 
 @dataclass(frozen=True)
 class AlertRules:
-    """The settings that alerts depend on. high_consumption_kw: None where nobody asked for it."""
+    """The settings that alerts depend on.
+
+    high_consumption_kw: None where nobody asked for it. config_fault: why the settings that were
+    to be taken over are not, in a sentence.
+    """
 
     tick_ms: int
     high_consumption_kw: float | None = None
+    config_fault: str | None = None
 
 
 def current(
@@ -71,6 +76,7 @@ def current(
     earlier: how journal and sinks were about a minute ago, since their counters only ever rise.
     """
     return [
+        *_of_config(rules),
         *_of_load(snapshot, rules),
         *filter(None, map(_of_meter, snapshot.meters.values())),
         *_of_schedule(snapshot, rules),
@@ -91,6 +97,19 @@ def undecided(snapshot: Snapshot, rules: AlertRules) -> frozenset[str]:
     if asked and building_consumption(snapshot.meters.values()).excluded:
         kinds.add("high_consumption")
     return frozenset(kinds)
+
+
+# --- The settings --------------------------------------------------------------------------------
+
+
+def _of_config(rules: AlertRules) -> Iterator[Condition]:
+    if rules.config_fault is not None:
+        yield Condition(
+            "config_faulty",
+            "critical",
+            f"The settings are faulty, and with them the service would not start again; those "
+            f"before are in force: {rules.config_fault}",
+        )
 
 
 # --- The site ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ ending.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import logging
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn, cast
@@ -64,9 +66,11 @@ log = logging.getLogger("edge.app")
 START_WITHIN_S = 180.0
 """The folder is read and the host's name resolved; who is not done by then hangs. On a disk that
 does not answer for 120 s is what the kernel calls hung (see `edge.journal.writer`)."""
-TICK_WITHIN_S = 10.0
-"""A tick does no I/O; a cycle that is not heard of for longer hangs."""
-RELOAD_WITHIN_S = 60.0
+TICK_WITHIN_S = 20.0
+"""A tick does no I/O; a cycle that is not heard of for longer hangs. With two looks of the watchdog
+that is less than the unit's WatchdogSec= leaves it since the last feeding, so that we say where."""
+RELOAD_WITHIN_S = 180.0
+"""It reads from the card that a start may wait for as long."""
 STOP_WITHIN_S = 4.5
 STACK_BYTES = 2 * 1024 * 1024
 """Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
@@ -328,6 +332,8 @@ class App:
             for fault in str(exc).splitlines():
                 log.error("%s", fault)
             log.error("The configuration was not reloaded; the one before stays in force.")
+            fault = str(exc).splitlines()[0]
+            self._alert_log.rules = replace(self._alert_log.rules, config_fault=fault)
             return
         for key in changes_that_need_restart(self._config, config):
             log.warning("%s was changed; it takes effect at the next start.", key)
@@ -371,6 +377,7 @@ def run_service(
     Raises ConfigError or StateError when the service cannot start.
     """
     threading.stack_size(STACK_BYTES)
+    _share_one_heap()
     # For systemd's SIGABRT too, when its watchdog finds that the interpreter itself hangs.
     faulthandler.enable(file=2)
     if not demo:
@@ -389,6 +396,17 @@ def _versions() -> str:
         f"dlm-edge {__version__}, Python {python}, {system.sysname} {system.release} "
         f"({system.machine})"
     )
+
+
+def _share_one_heap() -> None:
+    """Have all threads take memory from one heap; before there are any.
+
+    With glibc's usual heap for each, what many threads had for a while stays scattered: in ten
+    minutes of faults the process grew to 48 MB instead of 42. Elsewhere there is no such call.
+    Source: mallopt(3), M_ARENA_MAX of malloc.h.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-8, 1)
 
 
 def _alert_rules(config: Config) -> AlertRules:

@@ -1,8 +1,8 @@
 """How the service is, as a table for a person: one row for each thing that can be wrong. Pure.
 
-The table never argues with the alerts: a row is not `ok` exactly while an alert of its own holds,
-or while something is wrong that has no alert: a line that fails, a disk that is nearly full, more
-written to the flash than it should be.
+The table never argues with the alerts: a row is not `ok` exactly while an alert of its own holds
+that is more than information, or while something is wrong that has no alert: a line that fails, a
+disk that is nearly full, more written to the flash than it should be.
 """
 
 from __future__ import annotations
@@ -90,12 +90,16 @@ def worst(rows: Iterable[HealthRow]) -> State:
 
 def _row(name: str, text: str, faults: Sequence[str], alerts: Sequence[Alert]) -> HealthRow:
     """Make a row. faults: what is wrong beside the alerts, in sentences."""
-    critical = any(alert.severity == "critical" for alert in alerts)
-    wrong = [*(alert.message for alert in alerts), *faults]
-    more = len(wrong) - _MOST_TOLD
+    severities = {alert.severity for alert in alerts}
+    told = [*(alert.message for alert in alerts), *faults]
+    more = len(told) - _MOST_TOLD
     others = [f"And {more} more."] if more > 0 else []
-    state: State = "fault" if critical else "warning" if wrong else "ok"
-    return HealthRow(name, state, " ".join((text, *wrong[:_MOST_TOLD], *others)))
+    state: State = "ok"
+    if faults or "warning" in severities:
+        state = "warning"
+    if "critical" in severities:
+        state = "fault"
+    return HealthRow(name, state, " ".join((text, *told[:_MOST_TOLD], *others)))
 
 
 # --- What each row says while all is well, and what is wrong that no alert tells ------------------

@@ -157,6 +157,10 @@ class Peer:
             with contextlib.suppress(OSError):
                 self._sockets[-1].sendall(data)
 
+    def say(self, data: bytes) -> None:
+        """Send bytes that nobody asked for."""
+        self._send(data)
+
     def _hang_up(self) -> None:
         for connection in self._sockets:
             with contextlib.suppress(KeyError):

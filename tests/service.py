@@ -31,7 +31,7 @@ class Service:
         self,
         folder: Path,
         *,
-        config: str = "# Defaults.\n",
+        config: str = "",
         arguments: tuple[str, ...] = (),
         prelude: str = "",
         names_state_dir: bool = True,
@@ -48,7 +48,7 @@ class Service:
         self._prelude = prelude
         self._process: subprocess.Popen[bytes] | None = None
         self._log_offset = 0
-        self.config_file.write_text(config)
+        self.config_file.write_text(config or "# Defaults.\n")
 
     @property
     def log(self) -> str:

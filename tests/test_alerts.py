@@ -162,6 +162,13 @@ def test_high_consumption_is_of_what_is_live() -> None:
     assert "high_consumption" not in found(a_snapshot(a_state(kw=400.0)), rules=AlertRules(100))
 
 
+def test_settings_that_are_not_taken_over_are_told() -> None:
+    faulty = AlertRules(100, config_fault="edge.toml: is empty.")
+    told = found(a_snapshot(a_state(kw=1.0)), rules=faulty)["config_faulty"]
+    assert told.severity == "critical"
+    assert told.message.endswith("edge.toml: is empty.")
+
+
 def test_what_nobody_can_tell_now() -> None:
     live, dead = a_state(), a_state("building", status=Status.ERROR, max_kw=80.0)
     assert undecided(a_snapshot(live), RULES) == frozenset()

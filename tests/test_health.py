@@ -120,7 +120,7 @@ def with_journal(**changes: object) -> Keeping:
     [
         (
             lambda: table(a_snapshot(a_state(), a_state(5.0, Status.OFFLINE, meter_type="zone"))),
-            {"meters": "warning"},
+            {},  # for information only
             ("meters", '1 of 2 are online. "A zone" is offline: check its supply'),
         ),
         (
@@ -172,7 +172,9 @@ def test_what_is_wrong_shows_in_its_row_and_nowhere_else(
     assert wrong(found) == expected
     name, text = told
     assert text in found[name].text
-    assert worst(found.values()) == max(expected.values(), key=["ok", "warning", "fault"].index)
+    assert worst(found.values()) == max(
+        expected.values(), key=["ok", "warning", "fault"].index, default="ok"
+    )
 
 
 def test_a_late_schedule_is_told() -> None:
@@ -218,10 +220,11 @@ def test_no_row_is_well_while_an_alert_of_it_holds(
     keeping = Keeping(journal, (SinkState("influx", connected, error),))
     conditions: list[Condition] = current(snapshot, keeping, keeping, AlertRules(100))
     rows = table(snapshot, keeping)
-    for condition in conditions:
+    serious = [condition for condition in conditions if condition.severity != "info"]
+    for condition in serious:
         told = [row for row in rows.values() if row.state != "ok"]
         assert told
         if condition.severity == "critical":
             assert worst(told) == "fault"
-    assert bool(conditions) == (worst(rows.values()) != "ok")
+    assert bool(serious) == (worst(rows.values()) != "ok")
     assert {row.state for row in rows.values()} <= set(STATES)

@@ -408,6 +408,7 @@ def test_a_process_that_stood_still_goes_on(tmp_path: Path) -> None:
         over_s = time.monotonic() + 3.0
         wait_until(lambda: time.monotonic() > over_s, what="three times what anybody may take")
         service.signal(signal.SIGCONT)
+        service.wait_until(lambda: service.request("GET", "/healthz")[0] == 200, "a tick")
         ticks = service.data("/api/system")["schedule"]["ticks"]
         service.wait_until(
             lambda: service.data("/api/system")["schedule"]["ticks"] > ticks + 20, "20 ticks"

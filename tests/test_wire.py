@@ -48,9 +48,9 @@ def test_ipv6() -> None:
 
 def test_bytes_that_come_unasked_on_modbus_tcp_cost_no_poll() -> None:
     with sound_peer("tcp") as peer, opened(peer.endpoint) as driver:
-        peer.script = lambda request: [(0, peer.good(request)), (0.01, b"\0\1\0\0\0\6surprise")]
         for address in range(5):
             assert read(driver, ReadRequest(1, 3, address, 2)) == words_at(address, 2)
+            peer.say(b"\0\1\0\0\0\6surprise")
             wait_until(lambda: not driver.connected)
 
 
