@@ -17,8 +17,6 @@ from edge.record import JournalState, Keeping, SinkState
 from edge.times import timestamp
 
 State = Literal["ok", "warning", "fault"]
-STATES: tuple[State, ...] = ("ok", "warning", "fault")
-"""The worst last."""
 
 LEAST_FREE_BYTES = 100_000_000
 """Less is nearly full: the journal's log, and a copy of what is damaged, need room as well."""
@@ -81,11 +79,6 @@ def health(
         ("disk", *_disk(keeping.journal, vitals)),
     )
     return tuple(_row(name, text, faults, told.get(name, [])) for name, text, faults in rows)
-
-
-def worst(rows: Iterable[HealthRow]) -> State:
-    """Give the worst state of a table."""
-    return max((row.state for row in rows), key=STATES.index, default="ok")
 
 
 def _row(name: str, text: str, faults: Sequence[str], alerts: Sequence[Alert]) -> HealthRow:
@@ -176,7 +169,7 @@ def _disk(journal: JournalState | None, vitals: Vitals) -> tuple[str, Sequence[s
         text = f"{text}; {_bytes(per_day)} a day are written"
         if per_day > journal.write_bytes_per_day:
             faults.append(
-                f"That is more than journal.write_bytes_per_day allows "
+                f"On average more is written than journal.write_bytes_per_day allows "
                 f"({_bytes(journal.write_bytes_per_day)}); raise journal.commit_interval_s."
             )
     return f"{text}.", faults

@@ -92,7 +92,7 @@ def tell(hanging: Sequence[Hang]) -> None:
     for hang in hanging:
         log.critical(
             "%s hangs: it was not heard of for %.0f s, and had said %.0f s at most; the process "
-            "ends, and its stacks below belong into a report of this bug.", *hang
+            "ends. Report this with the stacks below.", *hang
         )  # fmt: skip
     workers = {hang.worker for hang in hanging}
     for name, lines in sorted(stacks(), key=lambda found: found[0] not in workers):

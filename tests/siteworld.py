@@ -208,8 +208,8 @@ class NameServer:
 @contextlib.contextmanager
 def private_network() -> Iterator[None]:
     """Give the calling thread, and what it starts, a network with nothing but loopback."""
-    need_program("ip", "iproute2")
     _skip_unless_root()
+    need_program("ip", "iproute2")
     with Path("/proc/thread-self/ns/net").open("rb") as before:
         if ctypes.CDLL(None).unshare(_CLONE_NEWNET):
             pytest.skip("the kernel refuses a network of one's own")

@@ -35,7 +35,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from _pytest.outcomes import Failed
+import pytest
 
 from edge.journal.schema import FILE_NAME
 from tests.brokers import Mosquitto
@@ -78,7 +78,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dlm-edge-soak-") as folder:
         try:
             facts = _run(Path(folder), args.minutes * 60, args.seed)
-        except (BenchError, NoAnswer, Failed, OSError) as error:
+        except (BenchError, NoAnswer, pytest.fail.Exception, OSError) as error:
             print(f"The soak did not come to its end: {error} ({report})", file=sys.stderr)
             return 1
         finally:
