@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import tarfile
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.__main__ import main
+from edge.commands import backup
 from edge.commands.archive import is_inside
 from edge.csvtable import chunk_rows
 from edge.errors import JournalError
@@ -301,6 +303,116 @@ def test_a_disk_that_is_full_leaves_the_last_backup(
     assert {path.name for path in file.parent.iterdir()} == {"source", file.name}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_half_of_a_backup(
+    number: signal.Signals, source: Site, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda number, _: heard.append(number))
+    monkeypatch.setattr(backup, "copy_database", lambda *_: os.kill(os.getpid(), number))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            source.backup(file)
+        assert ended.value.code == 128 + number
+        assert [path.name for path in file.parent.iterdir()] == ["source"]
+        os.kill(os.getpid(), number)
+        assert heard == [number], "it is as before the command"
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_file_that_was_copied_in_part_is_in_no_backup(
+    source: Site, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = (source.etc / "secrets" / "broker.password").stat().st_ino
+    real = os.fdopen
+
+    class Failing(io.BytesIO):
+        def read(self, _: int | None = None) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        def fileno(self) -> int:
+            return self.fd
+
+        fd = -1
+
+    def fdopen(fd: int, mode: str) -> Any:
+        if os.fstat(fd).st_ino != secret:
+            return real(fd, mode)
+        failing = Failing()
+        failing.fd = fd
+        return failing
+
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    assert source.backup(file) == 1
+    assert "Input/output error" in capsys.readouterr().err
+    assert [path.name for path in file.parent.iterdir()] == ["source"]
+
+
+# --- What a name may make it read ----------------------------------------------------------------
+
+
+def let_a_meter_name(site: Site, ca_file: str) -> None:
+    link = {"url": "https://127.0.0.1/x", "powerPath": "p", "caFile": ca_file}
+    document = a_registration("H", protocol="http", communication=link)
+    meter = {"id": "meter_9", "slot": 9, "registration": document}
+    (site.state / "state.json").write_text(json.dumps({"version": 1, "meters": [meter]}))
+
+
+def _large(path: Path) -> None:
+    path.write_bytes(bytes(1024 * 1024 + 1))
+
+
+def _private(path: Path) -> None:
+    """Nobody but root may read it, and the service does not run as that."""
+    path.write_text("hush")
+    path.chmod(0o000)
+
+
+def _long(path: Path) -> None:
+    """There can be no such file."""
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("pipe", os.mkfifo),
+        ("large.pem", _large),
+        ("private.key", _private),
+        ("x" * 300, _long),
+        ("folder", Path.mkdir),
+        ("null", lambda path: path.symlink_to("/dev/null")),
+    ],
+)
+def test_a_meter_names_no_file_but_a_small_one_that_the_service_may_read(
+    name: str,
+    make: Callable[[Path], None],
+    source: Site,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = source.etc / name
+    make(path)
+    let_a_meter_name(source, str(path))
+    assert source.backup(file) == 1
+    assert f"{os.path.realpath(path)} is named but" in capsys.readouterr().err
+    with tarfile.open(file) as tar:
+        assert not [member for member in tar.getnames() if name in member or "null" in member]
+
+
+def test_a_file_of_one_run_only_is_not_taken_by_its_name(source: Site, file: Path) -> None:
+    let_a_meter_name(source, str(source.state / "local.token"))
+    assert source.backup(file) == 1
+    with tarfile.open(file) as tar:
+        assert "state/local.token" not in tar.getnames()
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800", 7, ["x"]])
+def test_what_can_be_no_name_hinders_no_backup(name: Any, source: Site, file: Path) -> None:
+    let_a_meter_name(source, name)
+    assert source.backup(file) == 0
+
+
 # --- Nothing is changed by what is not sound -----------------------------------------------------
 
 
@@ -392,6 +504,56 @@ def test_another_file_than_the_one_that_was_backed_up(
     assert "state/state.json is not what was backed up" in refusal_of(target, file, capsys)
 
 
+def test_a_file_of_another_size_is_not_even_unpacked(
+    sound: bytes, target: Site, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def longer(member: tarfile.TarInfo, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
+        return member, data + b" " if member.name.endswith("e.json") else data
+
+    changed(file, longer)
+    assert "its size is another" in refusal_of(target, file, capsys)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("local.token", "tokens.lock", "journal.db-wal", "journal.db.new", "state.json.tmp"),
+        *(".restoring/x", "folder/cert.pem", "before-restore-1"),
+    ],
+)
+def test_what_no_backup_has_of_the_state_is_refused(
+    name: str, sound: bytes, target: Site, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_file(file, f"state/{name}", b"x")
+    assert f"holds state/{name}, which no backup does" in refusal_of(target, file, capsys)
+
+
+def test_permissions_of_the_state_are_not_taken_from_the_archive(
+    sound: bytes, target: Site, file: Path
+) -> None:
+    def open_to_all(member: tarfile.TarInfo, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
+        member.mode = 0o666
+        return member, data
+
+    changed(file, open_to_all)
+    assert target.restore(file) == 0
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in target.state.glob("*.json")}
+    assert modes == {0o600}
+
+
+def test_a_link_in_the_place_of_the_staging_folder_leads_nowhere(
+    sound: bytes, target: Site, file: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target.state.mkdir(parents=True)
+    (target.state / ".restoring").symlink_to(outside)
+    (target.state / ".restoring-of-a-power-cut").mkdir()
+    assert target.restore(file) == 0
+    assert not list(outside.iterdir())
+    assert not (target.state / ".restoring-of-a-power-cut").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "new", "why"),
     [
@@ -427,6 +589,7 @@ def test_what_the_service_could_not_read_is_not_restored(
         ({"files": 7}, "faulty manifest"),
         ({"files": {"state/../x": {"sha256": "0", "size": 0}}}, "is no path of a backup"),
         ({"config": "config/other.toml"}, "a configuration it has not"),
+        ({"config": "", "files": {"config/x": {"sha256": "0" * 64, "size": 2**49}}}, "make room"),
         (None, "has a manifest that cannot be read"),
     ],
 )
@@ -445,6 +608,16 @@ def test_a_manifest_that_cannot_be_used(
 
     changed(file, other)
     assert why in refusal_of(target, file, capsys)
+
+
+def test_a_manifest_that_is_nested_too_deeply(
+    sound: bytes, target: Site, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nested(member: tarfile.TarInfo, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
+        return member, b"[" * 200_000 if member.name == "manifest.json" else data
+
+    changed(file, nested)
+    assert "has a manifest that cannot be read" in refusal_of(target, file, capsys)
 
 
 def test_files_that_are_no_backup(

@@ -20,6 +20,7 @@ from edge.api.dispatch import refusal
 from edge.api.documents import answer
 from edge.api.server import ApiServer
 from edge.errors import RequestError
+from edge.registry import lock_folder
 from edge.tokenfile import Role
 from edge.tokens import LOCAL_FILE, Tokens
 from tests.building import a_registration
@@ -109,6 +110,28 @@ def test_no_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told.out == ""
     assert f"does not answer at 127.0.0.1:{port}" in told.err
     assert "see that it runs" in told.err
+
+
+def test_the_token_goes_to_no_other_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / LOCAL_FILE).write_text("hush")
+    sent = []
+
+    def curious(request: Request) -> Response:
+        sent.append(request.headers.get("authorization"))
+        return refusal(RequestError(401, "NO_TOKEN", "Give a token."))
+
+    with a_server(curious) as port:
+        assert status_at(port, tmp_path) == 1
+        assert f"no service runs with {tmp_path}" in capsys.readouterr().err
+        assert sent == [None]
+        lock_fd = lock_folder(tmp_path)
+        try:
+            assert status_at(port, tmp_path) == 1
+        finally:
+            os.close(lock_fd)
+    assert sent == [None, None, "Bearer hush"]
 
 
 # --- One that says what the test wants -----------------------------------------------------------

@@ -30,6 +30,7 @@ from edge.errors import RequestError
 from edge.journal.history import History
 from edge.lineprotocol import points_of_chunk
 from edge.record import Resolution
+from edge.registry import lock_folder
 from edge.settings import Config
 from edge.tokenfile import Role
 from edge.tokens import LOCAL_FILE, Tokens
@@ -419,7 +420,9 @@ def secured(source: Path, tmp_path: Path) -> Iterator[tuple[ApiServer, list[str]
         key_file=str(tmp_path / "tls" / "key.pem"),
     )
     server.start()
+    lock_fd = lock_folder(source)  # as a service that runs has it
     yield server, sent
+    os.close(lock_fd)
     server.close(time.monotonic() + 1)
 
 

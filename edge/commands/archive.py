@@ -107,7 +107,7 @@ def read_manifest(file: Path) -> Manifest:
     try:
         document = json.loads(content)
         found = document["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArchiveError(f"{file} has a manifest that cannot be read ({error!r}).") from error
     if found != FORMAT:
         raise ArchiveError(
@@ -136,11 +136,17 @@ def is_inside(name: str) -> bool:
 def extract(file: Path, manifest: Manifest, wanted: tuple[str, ...], folder: Path) -> None:
     """Write the files below some of the archive's folders into a folder, and check each.
 
-    As root, they get their owners, where there are such here. Raises ArchiveError when anything of
-    them is missing or is not what the manifest says, OSError. Blocks for the disk.
+    As root, they get their owners, where there are such here; those of the state are for the owner
+    alone. Raises ArchiveError when anything of them is missing or is not what the manifest says, or
+    there is no room for them, OSError. Blocks for the disk. folder: is there.
     """
     tops = tuple(f"{top}/" for top in wanted)
     missing = {name: entry for name, entry in manifest.files.items() if name.startswith(tops)}
+    needed, free = sum(entry.size for entry in missing.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ArchiveError(
+            f"{folder} has {free:,} bytes free, and {needed:,} are needed; make room there."
+        )
     with _opened(file) as tar:
         while missing:
             member = tar.next()
@@ -152,22 +158,25 @@ def extract(file: Path, manifest: Manifest, wanted: tuple[str, ...], folder: Pat
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, entry: Entry, target: Path) -> None:
+    source = _content(tar, member)
+    if member.size != entry.size:
+        raise ArchiveError(f"{member.name} is not what was backed up: its size is another.")
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     with os.fdopen(os.open(target, flags, 0o600), "wb") as output:
-        source = _content(tar, member)
         while piece := source.read(_PIECE_BYTES):
             digest.update(piece)
             output.write(piece)
         output.flush()
         os.fsync(output.fileno())
-    if digest.hexdigest() != entry.sha256 or member.size != entry.size:
+    if digest.hexdigest() != entry.sha256:
         raise ArchiveError(f"{member.name} is not what was backed up: its SHA-256 is another.")
     if os.geteuid() == 0 and member.uname and member.gname:
         with suppress(LookupError):
             shutil.chown(target, member.uname, member.gname)
-    target.chmod(member.mode & 0o777)
+    if not member.name.startswith(f"{STATE}/"):
+        target.chmod(member.mode & 0o777)
 
 
 @contextmanager

@@ -7,13 +7,16 @@ The file holds secrets as they are, so it is for the owner's eyes.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
-import shutil
+import signal
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,19 @@ from edge.journal.schema import FILE_NAME
 from edge.registry import BACKUP_FILE, STATE_FILE
 from edge.settings import Config
 from edge.times import timestamp
-from edge.tokenfile import TOKENS_FILE
+from edge.tokenfile import LOCK_FILE, TOKENS_FILE
+from edge.tokens import LOCAL_FILE
 
 KEPT = (STATE_FILE, BACKUP_FILE, TOKENS_FILE)
 """Files of the state folder that are in a backup, beside the journal."""
+_OWN_NAMES = (STATE_FILE, TOKENS_FILE, LOCK_FILE, LOCAL_FILE, FILE_NAME, "before-restore-", ".")
+"""How the names begin of what the service and `dlm-edge restore` make in the state folder."""
+_MOST_NAMED_BYTES = 1024 * 1024
+"""Certificates, keys, passwords and templates are all smaller."""
+_NOT_THERE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG),
+}
+"""What is wrong with a name, not with the disk."""
 _NOTE = (
     "The file holds passwords, keys and all that was recorded: keep it where only you can read it."
 )
@@ -53,7 +65,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
     os.nice(_NICENESS)
     output: Path = args.file.absolute()
     try:
-        with tempfile.TemporaryDirectory(prefix=".dlm-edge-backup-", dir=output.parent) as private:
+        with (
+            _unwound_by_signals(),
+            tempfile.TemporaryDirectory(prefix=".dlm-edge-backup-", dir=output.parent) as private,
+        ):
             folder = Path(private)
             missing = _gather(folder, args.config, config, with_journal=not args.without_journal)
             written = _write(folder, output, args.config)
@@ -64,9 +79,36 @@ def run(args: argparse.Namespace, config: Config) -> int:
         print(f"The backup cannot be written ({error}); see to its folder.", file=sys.stderr)
         return 1
     for path in missing:
-        print(f"{path} is named but cannot be read, so it is not in the backup.", file=sys.stderr)
+        print(
+            f"{path} is named but cannot be read, or is no file of at most 1 MB that the service "
+            "may read, so it is not in the backup.",
+            file=sys.stderr,
+        )
     print(f"{len(written)} files are in {output}: {', '.join(written)}")
     return 1 if missing else 0
+
+
+def is_kept(name: str) -> bool:
+    """Tell whether a backup may have a file of this name from the state folder."""
+    return name in (*KEPT, FILE_NAME) or not ("/" in name or name.startswith(_OWN_NAMES))
+
+
+@contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """Let those that end the process raise SystemExit, so that no half of a backup stays behind."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    heard = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def files_named_by(config: Config) -> Iterator[Path]:
@@ -87,33 +129,55 @@ def _gather(
 ) -> list[Path]:
     """Copy all that belongs to a backup to where it is to be in the archive.
 
-    Gives the files that are named and cannot be read. Raises JournalError, OSError.
+    Gives the files that are named and are not taken. Raises JournalError, OSError.
     """
     state = _real(Path(config.state.dir))
     (folder / STATE).mkdir()
     for name in KEPT:
         if (state / name).exists():
-            _copy(state / name, folder / STATE / name)
+            _put(folder / STATE / name, *_read(state / name))
     if with_journal and (state / FILE_NAME).exists():
         copy_database(state / FILE_NAME, folder / STATE / FILE_NAME)
     if not any((folder / STATE).iterdir()):
         raise FileNotFoundError(f"{state} holds no state; say with --state-dir where it is")
-    named = [*files_named_by(config), *_files_named_by_meters(folder / STATE / STATE_FILE)]
     if config_file is not None:
-        _copy(config_file, folder / CONFIG / config_file.name)
-    missing = []
-    for path in map(_real, dict.fromkeys(named)):
-        try:
-            _copy(path, folder / _place_of(path, state, config_file))
-        except OSError:
-            missing.append(path)
-    return missing
+        _put(folder / CONFIG / config_file.name, *_read(_real(config_file)))
+    by_config = dict.fromkeys(map(_real, files_named_by(config)))
+    by_meters = map(_real, _files_named_by_meters(folder / STATE / STATE_FILE))
+    # Who registers meters may name any file, and this may run as root.
+    named = {**dict.fromkeys(by_meters, state.stat()), **by_config}
+    places = {path: folder / _place_of(path, state, config_file) for path in named}
+    return [
+        path
+        for path, reader in named.items()
+        if not os.path.lexists(places[path]) and not _take_named(path, reader, state, places[path])
+    ]
+
+
+def _take_named(path: Path, reader: os.stat_result | None, state: Path, target: Path) -> bool:
+    """Copy a file that is named, unless it is none that a backup takes; tells whether it was.
+
+    reader: what belongs to the account that must be able to read it; None for who runs this.
+    Raises OSError.
+    """
+    if path.parent == state and path.name.startswith(_OWN_NAMES):
+        return False
+    try:
+        content, found = _read(path, _MOST_NAMED_BYTES)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        return False
+    if reader is not None and not _is_readable_by(reader, found):
+        return False
+    _put(target, content, found)
+    return True
 
 
 def _place_of(path: Path, state: Path, config_file: Path | None) -> Path:
     """Where a file that is named goes in the archive."""
-    if path.is_relative_to(state):
-        return Path(STATE) / path.relative_to(state)
+    if path.parent == state:
+        return Path(STATE) / path.name
     if config_file is not None and path.is_relative_to(_real(config_file.parent)):
         return Path(CONFIG) / path.relative_to(_real(config_file.parent))
     return Path(ELSEWHERE) / path.relative_to("/")
@@ -123,19 +187,47 @@ def _files_named_by_meters(state_file: Path) -> Iterator[Path]:
     """The authorities of meters that are read over HTTPS. What is damaged names none."""
     try:
         meters = json.loads(state_file.read_bytes())["meters"]
-        documents = [meter["registration"]["communication"] for meter in meters]
-    except (OSError, ValueError, TypeError, KeyError):
+        names = [meter["registration"]["communication"].get("caFile") for meter in meters]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
-    yield from (Path(document["caFile"]) for document in documents if document.get("caFile"))
+    # An empty one is none, and one with a NUL or half a character cannot be that of a file.
+    yield from (
+        Path(name) for name in names if isinstance(name, str) and name and name.isprintable()
+    )
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file, its permissions and, as root, its owner. Raises OSError."""
+def _read(path: Path, most_bytes: int | None = None) -> tuple[bytes, os.stat_result]:
+    """Read a file, and whose it is. Raises PermissionError for a longer one, and OSError."""
+    unfit = PermissionError(errno.EACCES, "no regular file, or too large", str(path))
+    # Opening a device may already do something, as that of a watchdog.
+    if not path.is_file():
+        raise unfit
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise unfit
+        content = file.read(-1 if most_bytes is None else most_bytes + 1)
+    if most_bytes is not None and len(content) > most_bytes:
+        raise unfit
+    return content, found
+
+
+def _is_readable_by(account: os.stat_result, file: os.stat_result) -> bool:
+    """Tell whether the account that something belongs to may read a file."""
+    if file.st_uid == account.st_uid:
+        return bool(file.st_mode & stat.S_IRUSR)
+    if file.st_gid == account.st_gid:
+        return bool(file.st_mode & stat.S_IRGRP)
+    return bool(file.st_mode & stat.S_IROTH)
+
+
+def _put(target: Path, content: bytes, found: os.stat_result) -> None:
+    """Write a copy of a file, with its time, permissions and, as root, owner. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    shutil.copystat(source, target)
+    target.write_bytes(content)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    target.chmod(stat.S_IMODE(found.st_mode))
     if os.geteuid() == 0:
-        found = source.stat()
         os.chown(target, found.st_uid, found.st_gid)
 
 

@@ -7,7 +7,9 @@ folder, and over TLS if it has a certificate: that very one is trusted, whoever 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -83,13 +85,21 @@ class Client:
         return HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._tls)
 
     def _response(self, connection: HTTPConnection, path: str, accept: str) -> HTTPResponse:
-        """The answer to a GET; the token is sent once the service has asked for one."""
+        """The answer to a GET; the token is sent once the service has asked for one.
+
+        Only while a service runs with the state folder: else it is another program that asks.
+        """
         connection.request("GET", path, headers={"Accept": accept, **self._credentials})
         answer = connection.getresponse()
         if answer.status != 401 or self._credentials:
             return answer
         answer.read()
         try:
+            if not _is_locked(self._token_file.parent):
+                raise ServiceError(
+                    f"What answers at {self._host}:{self._port} asks for a token, and no service "
+                    f"runs with {self._token_file.parent}; say with --state-dir where its state is."
+                )
             token = self._token_file.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise ServiceError(
@@ -98,6 +108,21 @@ class Client:
             ) from None
         self._credentials = {"Authorization": f"Bearer {token}"}
         return self._response(connection, path, accept)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Tell whether a service has a state folder, as of `edge.registry.lock_folder`.
+
+    Raises OSError.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _own_certificate(cert_file: str) -> ssl.SSLContext:

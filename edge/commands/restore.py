@@ -38,7 +38,7 @@ from edge.commands.archive import (
     extract,
     read_manifest,
 )
-from edge.commands.backup import KEPT
+from edge.commands.backup import KEPT, is_kept
 from edge.errors import ConfigError, JournalError, StateError
 from edge.journal.copying import check_database
 from edge.journal.schema import FILE_NAME
@@ -78,6 +78,9 @@ def run(args: argparse.Namespace, config_file: Path | None, load: Load) -> int:
         print(f"From {manifest.host}, {manifest.created}, dlm-edge {manifest.version}.")
         with tempfile.TemporaryDirectory(prefix="dlm-edge-restore-") as private:
             here = _Here(Path(private), None if args.keep_config else config_file)
+            for name in _names_below(manifest, STATE):
+                if not is_kept(name.removeprefix(f"{STATE}/")):
+                    raise ArchiveError(f"{args.file} holds {name}, which no backup does.")
             if manifest.config and config_file is None:
                 raise ArchiveError("It holds a configuration; say with --config where that goes.")
             extract(args.file, manifest, (CONFIG, ELSEWHERE), here.folder)
@@ -156,9 +159,12 @@ def _staged(file: Path, manifest: Manifest, state: Path) -> Iterator[Path]:
     """The backup's state in a folder within the state folder, which no service has meanwhile."""
     is_new = not state.exists()
     lock_fd = lock_folder(state)
-    staging = state / _STAGING
+    staging = None
     try:
-        shutil.rmtree(staging, ignore_errors=True)
+        for left_over in state.glob(f"{_STAGING}-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        # Of a name that nobody can have put a link at.
+        staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}-", dir=state))
         extract(file, manifest, (STATE,), staging)
         staged = staging / STATE
         staged.mkdir(exist_ok=True)
@@ -166,7 +172,8 @@ def _staged(file: Path, manifest: Manifest, state: Path) -> Iterator[Path]:
             _settle_owners(state, staged, is_new=is_new)
         yield staged
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
         os.close(lock_fd)
 
 
@@ -175,7 +182,7 @@ def _settle_owners(state: Path, staged: Path, *, is_new: bool) -> None:
     files = list(staged.rglob("*"))
     owner = files[0].stat() if is_new and files else state.stat()
     for path in [state, staged, *files]:
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.lchown(path, owner.st_uid, owner.st_gid)
 
 
 def _check(staged: Path, config: Config, here: _Here) -> list[str]:
