@@ -183,7 +183,7 @@ class App:
             self._start_thread("register", self._register_all, registrations)
         self._cycle.run()
         log.info("Stopping")
-        self._heartbeat.due_within(STOP_WITHIN_S + TICK_WITHIN_S)
+        self._heartbeat.due_within(3 * STOP_WITHIN_S)
         self._notifier.stopping()
         server.close(time.monotonic() + STOP_WITHIN_S / 6)
         self._live.close(time.monotonic() + STOP_WITHIN_S / 6)

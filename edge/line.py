@@ -32,13 +32,14 @@ SHORT_LIVED_S = 5.0
 as fast as they may connect."""
 LISTEN_S = 0.1
 """How long a stop or another plan may wait for a listener."""
-MARGIN_S = 60.0
-"""Beside the waits of an attempt, for the resolution of a name: 30 s with three servers that are
-silent (resolv.conf(5)). A line that is not heard of for longer hangs."""
+MARGIN_S = 600.0
+"""Beside the waits of an attempt, for the resolution of a name: 450 s with three servers that are
+silent, five attempts and 30 s for each (resolv.conf(5)). A line that is not heard of for longer
+hangs; its meters are offline long before."""
 MOST_WAITS = 60
 """More time-outs than one attempt can come to: of addresses, TLS, blocks, retries, late replies."""
-PROBE_WITHIN_S = 300.0
-"""A probe takes some tens of seconds; nobody waits as long as this."""
+PROBE_WITHIN_S = MARGIN_S + 300.0
+"""A probe takes some tens of seconds beside the resolution of a name."""
 LOST_GRACE_S = 10.0
 """A broker that restarts is back within this time; until then its meters' values only age."""
 

@@ -67,6 +67,8 @@ class Notifier:
         self._all_is_well = all_is_well
         self._keeping = keeping
         self._is_ready = False
+        self._owes_ready = False
+        """Whether a reload is over, and there was no room to say so."""
         self._status = ""
         self._extend_mono_s = self._feed_mono_s = self._status_mono_s = 0.0
 
@@ -77,6 +79,8 @@ class Notifier:
         now_mono_s = snapshot.mono_s
         if not self._is_ready:
             self._start(now_mono_s)
+        elif self._owes_ready:
+            self.reloaded()
         if self._socket.watchdog_s and now_mono_s >= self._feed_mono_s:
             self._feed(now_mono_s)
         if now_mono_s >= self._status_mono_s:
@@ -85,13 +89,17 @@ class Notifier:
     def reloading(self) -> None:
         """Tell that the configuration is read again. Any thread."""
         if self._is_ready:
+            self._owes_ready = False
             now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             self._socket.send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
     def reloaded(self) -> None:
-        """Tell that it was, or that the one before stays. Any thread."""
+        """Tell that it was, or that the one before stays; again until it is taken. Any thread."""
         if self._is_ready:
-            self._socket.send("READY=1")
+            # In this order, so that a thread cannot undo what another one finds owed meanwhile.
+            self._owes_ready = False
+            if not self._socket.send("READY=1"):
+                self._owes_ready = True
 
     def stopping(self) -> None:
         """Tell that the service ends."""

@@ -173,6 +173,7 @@ class Uplink:
         """
         try:
             self._prepare()
+            self.heartbeat.due_within(PIECE_WITHIN_S)
             if send():
                 self._accepted = True
             if self._sink.was_cut_off() and self._clock.mono_s() >= self._cut_off_due_s:
@@ -254,6 +255,7 @@ class Uplink:
         if not points:
             return
         rejected = self._sink.send(points, resolution)
+        self.heartbeat.due_within(PIECE_WITHIN_S)
         self._sent += len(points) - len(rejected)
         self._rejected += len(rejected)
         if rejected:

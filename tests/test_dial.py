@@ -17,7 +17,7 @@ from edge.__main__ import main
 from edge.clock import Clock
 from edge.communication import HttpEndpoint, ModbusCommunication, ModbusEndpoint, ReadRequest
 from edge.drivers import Driver, make_driver
-from edge.drivers.dial import dial
+from edge.drivers.dial import MOST_ADDRESSES, dial
 from edge.drivers.http import HttpDriver
 from edge.drivers.modbus import ModbusDriver
 from edge.drivers.modbus.questions import Questions
@@ -232,6 +232,21 @@ def test_why_the_allowed_ones_do_not_answer_counts_for_more(names: Callable[...,
     with pytest.raises(LineError) as caught:
         dial(NAME, free_port(), TIMEOUT_S, HERE, "HTTP")
     assert caught.value.cause is Cause.CONNECTION_REFUSED
+
+
+def test_a_name_with_more_dead_addresses_than_a_device_has_is_given_up(
+    names: Callable[..., Names],
+) -> None:
+    dead = [f"127.0.1.{number}" for number in range(1, MOST_ADDRESSES + 1)]
+    with listening() as listener:
+        port = listener.getsockname()[1]
+        names(at("169.254.169.254", *dead[1:], "127.0.0.1"), at(*dead, "127.0.0.1"))
+        with closing(dial(NAME, port, TIMEOUT_S, ANYWHERE, "HTTP")) as connection:
+            assert connection.getpeername() == ("127.0.0.1", port)
+        assert was_called(listener)
+        with pytest.raises(LineError, match="refused the connection"):
+            dial(NAME, port, TIMEOUT_S, ANYWHERE, "HTTP")
+        assert not was_called(listener)
 
 
 # --- A name that leads elsewhere the next time ---

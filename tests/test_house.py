@@ -108,7 +108,7 @@ ROOMS = {
             "reading",
             "offline",
             "copying",
-        )  # fmt: skip
+        )
     },
 }
 """A library that does I/O → the modules that may use it, so that its errors end there."""
@@ -148,6 +148,7 @@ TESTED_BY = {
     "api/attempts": "door",
     "api/calls": "routes",
     "api/connection": "server",
+    "api/progress": "watchdog",
     "api/dispatch": "routes",
     "api/connections": "server",
     "api/documents": "routes",

@@ -214,6 +214,22 @@ def test_a_reload_is_said_to_begin_and_to_be_over(systemd: Systemd) -> None:
     assert re.fullmatch(r"MONOTONIC_USEC=\d+", since)
 
 
+def test_that_a_reload_is_over_is_said_again_when_there_was_no_room_for_it(
+    systemd: Systemd,
+) -> None:
+    site = Site(systemd)
+    site.tick(1.0)
+    site.notifier.reloading()
+    while NotifySocket({"NOTIFY_SOCKET": systemd.name}).send("X=1"):
+        pass
+    del systemd.messages[:]
+    site.notifier.reloaded()
+    site.notifier.follow(replace(a_snapshot(), mono_s=1.1), ())
+    assert "READY=1" not in systemd.heard()
+    assert site.tick(1.2) == ["READY=1"]
+    assert site.tick(1.3) == []
+
+
 # --- The real service ----------------------------------------------------------------------------
 
 AT_ONCE = "import edge.journal.trouble; edge.journal.trouble._RETRY_S = 0.1"

@@ -39,6 +39,7 @@ from edge.api.http1 import (
     response_bytes,
     takeover_bytes,
 )
+from edge.api.readers import rested
 from edge.api.server import ACCEPT_WITHIN_S, ApiServer
 from edge.errors import ConfigError, JournalError, RequestError
 from edge.heartbeat import Heartbeats
@@ -732,6 +733,33 @@ def test_a_worker_is_due_while_it_makes_an_answer_and_never_for_a_clients_sake(
     wait_until(lambda: beats() == {"http": ACCEPT_WITHIN_S}, what="the worker's end")
     server.close(time.monotonic() + 5)
     assert beats() == {}
+
+
+def test_each_piece_that_an_answer_is_made_of_is_a_beat(serve: Serve) -> None:
+    heartbeats, asked, go = Heartbeats(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(3):
+            asked.release()
+            assert go.acquire(timeout=5)
+            yield b"x"
+
+    server, routes = serve(heartbeats=heartbeats)
+    routes.paths["/slow"] = lambda: Response(200, b"".join(rested(pieces())))
+    seen = []
+    with Client(server.port) as client:
+        client.send(GET.replace(b"/ ", b"/slow "))
+        for _ in range(3):
+            assert asked.acquire(timeout=5)
+            seen += [each.beat for each in heartbeats.current() if each.worker != "http"]
+            go.release()
+        assert client.read()[2] == b"xxx"
+        assert seen == [(ANSWER_WITHIN_S,)] * 3
+        assert len(set(map(id, seen))) == 3, "a new object each time"
+        wait_until(
+            lambda: all(each.beat[0] == math.inf for each in heartbeats.current()[1:]),
+            what="a worker that waits again",
+        )
 
 
 def test_who_idles_the_longest_makes_room(serve: Serve) -> None:

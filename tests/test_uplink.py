@@ -30,7 +30,7 @@ from edge.record import Chunk, Resolution, Rollup
 from edge.settings import InfluxConfig, JournalConfig
 from edge.sinks import JournalSink, Rejected, Unreached
 from edge.sinks.influx import InfluxSink
-from edge.uplink import Uplink
+from edge.uplink import PIECE_WITHIN_S, Uplink
 from tests.building import FakeClock, a_meter, an_answer
 from tests.http_peer import Exchange, http_peer
 from tests.influx import Influxd, VictoriaMetrics
@@ -218,6 +218,33 @@ def test_what_is_new_goes_first_then_the_backlog_from_the_oldest_on() -> None:
     assert rig.journal.kept == Place(live=504)
     state = rig.uplink.state
     assert (state.connected, state.sent, state.backlog, state.last_error) == (True, 503, 0, None)
+
+
+def test_what_a_request_may_take_is_not_promised_for_the_journal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(Place(live=501, gaps=((1, 501),)))
+    rig.journal.commit(a_chunk(1, 250), a_chunk(251, 250), a_chunk(501, 3))
+    heartbeat, promised = rig.sink.heartbeat, set()
+
+    def may_take_long(*_: object) -> Sequence[str]:
+        heartbeat.due_within(9999.0)
+        return ()
+
+    def noting(done: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*arguments: Any) -> Any:
+            promised.add(heartbeat.beat[0])
+            return done(*arguments)
+
+        return note
+
+    monkeypatch.setattr(rig.sink, "fault", may_take_long)
+    monkeypatch.setattr(rig.sink, "prepare", may_take_long)
+    for name in ("since", "rollups_since", "keep_place"):
+        monkeypatch.setattr(rig.journal, name, noting(getattr(rig.journal, name)))
+    rig.run()
+    assert len(rig.sink.readings) == 503
+    assert promised == {PIECE_WITHIN_S}
 
 
 def test_new_readings_do_not_wait_for_the_backlog_to_end() -> None:

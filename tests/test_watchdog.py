@@ -11,10 +11,11 @@ import logging
 import re
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge.journal.writer
+import edge.line
+import edge.sinks.influx
+import edge.sinks.mqtt
+from edge.api import Request
+from edge.api.connection import ANSWER_WITHIN_S
+from edge.api.history import HistoryAnswers
+from edge.api.progress import tell_progress_to
+from edge.api.readers import Readers
+from edge.app import RELOAD_WITHIN_S, TICK_WITHIN_S
 from edge.heartbeat import Heartbeat, Heartbeats
+from edge.journal import salvage
+from edge.notify import FEEDINGS
 from edge.tokenfile import Role
 from edge.tokens import Tokens
 from edge.watchdog import BLIND_S, LOOK_S, Hang, Watchdog, stacks, tell
 from tests.building import FakeClock, a_registration
+from tests.journals import HOUR_MS, START_MS, WrittenJournal, a_series
 from tests.peers import free_port, freeze, wait_until
 from tests.service import Service
+from tests.test_analytics import Past
 
 
 class Watched:
@@ -154,7 +169,7 @@ def test_the_stacks_of_all_threads_are_told_and_first_who_hangs(
     said, first, *others = (record.getMessage() for record in caplog.records)
     assert said == (
         "uplink-influx hangs: it was not heard of for 192 s, and had said 180 s at most; the "
-        "process ends, and its stacks below belong into a report of this bug."
+        "process ends. Report this with the stacks below."
     )
     assert first.startswith("Thread uplink-influx (most recent call first):\n  File ")
     assert re.search(r'File ".*test_watchdog.py", line \d+ in wait_here', first)
@@ -367,6 +382,70 @@ def test_a_process_that_systemd_aborts_shows_the_stacks_of_all_threads(tmp_path:
         assert "Fatal Python error: Aborted" in service.log
         assert service.log.count("Thread 0x") > 3
         assert "in _wait_until" in service.log, "of the cycle"
+
+
+# --- Long work that gets on ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def progress() -> Iterator[list[None]]:
+    """The steps that this thread has made."""
+    made: list[None] = []
+    tell_progress_to(lambda: made.append(None))
+    yield made
+    tell_progress_to(lambda: None)
+
+
+def test_readings_that_are_reduced_to_one_step_are_progress(
+    progress: list[None], tmp_path: Path
+) -> None:
+    with WrittenJournal(tmp_path) as journal:
+        for number in range(20):
+            begin_ms = START_MS + number * HOUR_MS
+            journal.add_block(a_series(), [(number + 1, begin_ms, {"power": 1.0})])
+        asked = {"from": str(START_MS), "to": str(START_MS + HOUR_MS), "step": "86400"}
+        request = Request("GET", "/", asked, {}, b"")
+        answers = HistoryAnswers(Readers(journal.path))
+        answers.answer(request, "meter_1", None, START_MS + 30 * HOUR_MS)
+    assert len(progress) >= 10
+
+
+def test_hours_that_were_kept_are_progress(progress: list[None], tmp_path: Path) -> None:
+    with WrittenJournal(tmp_path) as journal:
+        past = Past(journal)
+        for _ in range(3):
+            past.record(past.add(), START_MS, START_MS + 4 * HOUR_MS, 40.0, every_ms=60_000)
+        span = {"from_": START_MS, "to": START_MS + 4 * HOUR_MS, "step": 86_400}
+        past.power(**span)
+        del progress[:]
+        past.power(**span)
+    assert len(progress) >= 12, "of three meters"
+
+
+def test_a_salvage_that_looks_for_rows_one_by_one_is_heard_of() -> None:
+    breaths: list[None] = []
+    with closing(sqlite3.connect(":memory:")) as source:
+        source.execute("CREATE TABLE tail (slot INTEGER PRIMARY KEY)")
+        nowhere: Any = None
+        at_work = salvage._Salvage(
+            source, nowhere, salvage.Salvaged(), 0, lambda: breaths.append(None)
+        )
+        assert not list(at_work._between("tail", "slot", {(1,), (5001,)}))
+    assert len(breaths) == 5
+
+
+def test_no_promise_is_shorter_than_what_may_last_as_long() -> None:
+    name_s = 3 * 5 * 30.0  # servers, attempts and their time: the most of resolv.conf(5)
+    assert min(edge.line.MARGIN_S, edge.line.PROBE_WITHIN_S, edge.sinks.influx.MARGIN_S) > name_s
+    assert min(edge.sinks.mqtt.OPEN_WITHIN_S, ANSWER_WITHIN_S) > 2 * name_s, "once for each version"
+    assert RELOAD_WITHIN_S >= edge.journal.writer.PIECE_WITHIN_S, "of one and the same disk"
+
+
+def test_a_cycle_that_hangs_is_found_before_systemd_misses_it() -> None:
+    unit = Path(__file__).parents[1] / "systemd" / "dlm-edge.service"
+    (watchdog_s,) = re.findall(r"^WatchdogSec=(\d+)$", unit.read_text(encoding="utf-8"), re.M)
+    since_feeding_s = int(watchdog_s) * (1 - 1 / FEEDINGS)
+    assert since_feeding_s > TICK_WITHIN_S + 2 * LOOK_S
 
 
 # --- Real processes that wait, and do not hang ---------------------------------------------------

@@ -127,7 +127,8 @@ class AnalyticsAnswers:
         begin_ms = grid.begin_ms
         if grid.step_ms >= HOUR_MS:
             begin_ms = self._add_rollups(history, part, curve, now_ms)
-        for hour in self._hours.of(history, part, begin_ms, min(grid.end_ms, now_ms), now_ms):
+        end_ms = min(grid.end_ms, now_ms)
+        for hour in rested(self._hours.of(history, part, begin_ms, end_ms, now_ms)):
             hour.add_to(curve, begin_ms)
         return curve
 
@@ -295,7 +296,7 @@ def recorded(history: History, snapshot: Snapshot) -> list[Recorded]:
         series.setdefault(one.meter_id, []).append(one)
     registered = {state.meter.id: state.meter for state in snapshot.meters.values()}
     stretches: dict[str, list[Stretch]] = {}
-    for meter in registered.values():
+    for meter in rested(registered.values()):
         types = {counted_in(one.meter_type) for one in series.get(meter.id, ())}
         if types == {counted_in(meter.meter_type)} and (first := history.first(meter.id)):
             stretches[meter.id] = [first]

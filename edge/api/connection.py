@@ -34,13 +34,15 @@ from edge.api.http1 import (
     takeover_bytes,
 )
 from edge.api.origin import refuse_foreign_change, refuse_rebound_host
+from edge.api.progress import tell_progress_to
 from edge.api.tls import say_end, shake_hands
 from edge.errors import DlmError, RequestError
 from edge.heartbeat import Heartbeat, Heartbeats
 
-ANSWER_WITHIN_S = 300.0
-"""To make an answer, or a piece of one; the longest, a meter's test, is given up after 90 s. Who
-makes one for longer hangs."""
+ANSWER_WITHIN_S = 1200.0
+"""For a step of the work on an answer, see `edge.api.progress`; who takes longer hangs. The longest
+is the test of a meter on a broker: it looks up the broker's name for either version of MQTT, 450 s
+each with three silent servers, five attempts and 30 s for each (resolv.conf(5))."""
 LINGER_S = 1.0
 """How long a client may take to read a last answer before its connection is closed."""
 _RECEIVE_BYTES = 16 * 1024
@@ -93,6 +95,7 @@ class Connection:
         """
         self._heartbeat.worker = threading.current_thread().name
         self._terms.heartbeats.add(self._heartbeat)
+        tell_progress_to(lambda: self._heartbeat.due_within(ANSWER_WITHIN_S))
         try:
             if self._agree_on_keys():
                 while self._exchange():

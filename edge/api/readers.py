@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from edge.api.progress import made_progress
 from edge.errors import JournalError, RequestError
 from edge.journal.history import History
 
@@ -84,10 +85,12 @@ class Readers:
 def rested(items: Iterable[_Item]) -> Iterator[_Item]:
     """Give items on, with a rest after what cost time: making them, and what is done with them.
 
+    Each is progress of the answer that they are for.
     What a thread waited for, a slow client or the interpreter, needs no rest.
     """
     began_s = time.thread_time()
     for item in items:
+        made_progress()
         yield item
         busy_s = time.thread_time() - began_s
         if busy_s > _LEAST_BUSY_S:

@@ -13,11 +13,14 @@ import socket
 from edge.errors import Cause, LineError
 from edge.reach import Reach
 
+MOST_ADDRESSES = 8
+"""Of a name, so many are tried: a device has an IPv4 address and a few of IPv6, and each dead one
+costs a time-out. Hundreds of them would hold up a line for longer than it may be silent."""
 _NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 
 
 def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> socket.socket:
-    """Connect to the first address of a host that is allowed and answers.
+    """Connect to the first address of a host that is allowed and answers, of MOST_ADDRESSES.
 
     service: what is to be switched on there, for messages. Gives a socket with that time-out, on
     which small messages are sent at once.
@@ -28,12 +31,15 @@ def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> 
     except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
         raise LineError(_not_found(host, exc), Cause.NAME_NOT_RESOLVED) from exc
     failure: OSError | None = None
-    refused = ""
+    refused, tried = "", 0
     for family, type_, protocol, _, address in found:
         refusal = reach.refusal(str(address[0]))
         if refusal is not None:
             refused = f"{_led_to(host, str(address[0]))} {refusal}."
             continue
+        if tried == MOST_ADDRESSES:
+            break
+        tried += 1
         connection = None
         try:
             connection = socket.socket(family, type_, protocol)

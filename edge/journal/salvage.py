@@ -43,6 +43,7 @@ _ROWS_AT_A_TIME = 64
 _ROOM_SHARE = 2
 """Part of the free disk that blocks may take: they stand in the log for a while as well."""
 _MOST_PROBED = 1_000_000
+_PROBES_PER_BREATH = 1000
 
 _COLUMNS = {"meta": 3, "series": 11, "era": 5, "cursor": 3, "block": 10, "tail": 6, "rollup": 16}
 
@@ -276,6 +277,8 @@ class _Salvage:
         known = [row[0] for row in seen if type(row[0]) is int]
         first, last = min(known, default=0), max(known, default=0)
         for number in range(first, min(last, first + _MOST_PROBED)):
+            if number % _PROBES_PER_BREATH == 0:
+                self._breathe()
             if (number,) in seen:
                 continue
             try:
