@@ -169,10 +169,7 @@ def with_journal(**changes: object) -> Keeping:
         (
             lambda: table(keeping=with_journal(written_bytes=501_000_000)),
             {"disk": "warning"},
-            (
-                "disk",
-                "501 MB a day are written. On average more is written than journal.write_bytes_per_day",
-            ),
+            ("disk", "501 MB a day are written. On average more is written than journal.write_"),
         ),
     ],
 )
