@@ -156,7 +156,7 @@ def test_mbpoll_reads_rtu_also_after_the_adapter_was_pulled_out(
             mbpoll(*where, unit_id=3, address=7, timeout_s=0.1)
         line.set_fault(Fault(FaultKind.BAD_CRC))
         with pytest.raises(MbpollError, match="CRC"):
-            mbpoll(*where, unit_id=1, address=7, timeout_s=0.1)
+            mbpoll(*where, unit_id=1, address=7)
         line.heal()
         wire.unplug()
         wire.plug()
