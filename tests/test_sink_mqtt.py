@@ -28,6 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.clock import Clock
 from edge.config import load_config
 from edge.drivers.mqtt.connection import open_connection
+from edge.errors import LineError
 from edge.homeassistant import Topics
 from edge.load import load_status
 from edge.model import Meter, MeterState, Reading, Snapshot, Status
@@ -41,6 +42,7 @@ from tests.peers import free_port, freeze, need_program, wait_until
 
 UNIX_MS = 1_760_956_200_000
 HOST = "127.0.0.1"
+UNKNOWN = "Nobody knows the broker's name."
 METER = replace(a_meter(), id="meter_main")  # the same in another process
 OTHER = replace(a_meter("Other"), id="meter_other")
 
@@ -485,23 +487,27 @@ def test_a_broker_that_restarts_and_forgot_all_is_told_all(
     assert len(said) <= 3  # lost, nobody listens, works again; not each attempt
 
 
-def test_a_broker_that_is_not_there_is_said_once(
+def test_faults_that_take_turns_are_said_once_each(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         attempts.append(arguments)
+        if len(attempts) % 2 == 0:
+            raise LineError(UNKNOWN)
         return open_connection(*arguments, **options)
 
-    monkeypatch.setattr("edge.sinks.mqtt.FIRST_REOPEN_S", 0.01)
-    monkeypatch.setattr("edge.sinks.mqtt.open_connection", counted)
+    monkeypatch.setattr(uplink, "FIRST_REOPEN_S", 0.01)
+    monkeypatch.setattr(uplink, "LAST_REOPEN_S", 0.01)
+    monkeypatch.setattr(uplink, "open_connection", counted)
     port = free_port()
     sink = site.sink(port=port)
-    wait_until(lambda: len(attempts) > 3)
+    wait_until(lambda: len(attempts) > 6)
     assert sink.state.last_error is not None
     assert [record.getMessage() for record in caplog.records] == [
-        f"Uplink mqtt: Nothing listens at {HOST}:{port}; check that the broker runs, and its port."
+        f"Uplink mqtt: Nothing listens at {HOST}:{port}; check that the broker runs, and its port.",
+        f"Uplink mqtt: {UNKNOWN}",
     ]
 
 

@@ -49,6 +49,8 @@ STUCK_S = 10.0
 SETTLED_S = 5.0
 """A connection that is lost within this time was none."""
 FIRST_REOPEN_S, LAST_REOPEN_S = 1.0, 30.0
+MOST_TOLD = 10
+"""So many different errors are logged until all is well again."""
 MOST_CLEARED = 500
 """So many meters that are not registered are cleared on one connection: anybody can retain some."""
 RETRY_REFUSED_S = 60.0
@@ -96,6 +98,7 @@ class MqttSink:
         self._refused_mono_s = -math.inf
         self._retry_mono_s = 0.0
         self._error: str | None = None
+        self._told: set[str] = set()
         self._sent = self._rejected = 0
         self._stopping = threading.Event()
         self._stop_mono_s = 0.0
@@ -252,6 +255,7 @@ class MqttSink:
         if self._error is not None and now_mono_s > calm_mono_s:
             log.info("Uplink %s: the broker takes everything again.", self.state.name)
             self._error = None
+            self._told.clear()
             self._refused.clear()
 
     def _refuse(self, topic: str, refusal: Refused) -> None:
@@ -264,7 +268,8 @@ class MqttSink:
             self._say(str(refusal))
 
     def _say(self, error: str) -> None:
-        if error != self._error:
+        if error not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(error)
             log.warning("Uplink %s: %s", self.state.name, error)
         self._error = error
 
