@@ -283,7 +283,9 @@ def test_no_state_is_told(target: Site, file: Path, capsys: pytest.CaptureFixtur
     target.etc.mkdir(parents=True)
     target.config.write_text("# Defaults.\n")
     assert target.backup(file) == 1
-    assert "--state-dir" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "holds no state; say with --state-dir where it is.\n" in told
+    assert "see to its folder" not in told
     assert list(file.parent.glob("*")) == [file.parent / "target"], "nothing is left over"
 
 

@@ -27,7 +27,7 @@ from edge.atomic import sync_folder
 from edge.clock import Clock
 from edge.commands.archive import CONFIG, ELSEWHERE, STATE, write_archive
 from edge.config import API_FILES, BROKER_FILES, SINK_FILES
-from edge.errors import JournalError
+from edge.errors import DlmError, JournalError
 from edge.journal.copying import copy_database
 from edge.journal.schema import FILE_NAME
 from edge.registry import BACKUP_FILE, STATE_FILE
@@ -53,6 +53,10 @@ _NICENESS = 19
 """The service on this machine goes first."""
 
 
+class _BackupError(DlmError):
+    """There is nothing to back up; one sentence."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `dlm-edge backup`."""
     parser.epilog = _NOTE
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
             folder = Path(private)
             missing = _gather(folder, args.config, config, with_journal=not args.without_journal)
             written = _write(folder, output, args.config)
-    except JournalError as error:
+    except (JournalError, _BackupError) as error:
         print(f"Nothing was written: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -129,7 +133,7 @@ def _gather(
 ) -> list[Path]:
     """Copy all that belongs to a backup to where it is to be in the archive.
 
-    Gives the files that are named and are not taken. Raises JournalError, OSError.
+    Gives the files that are named and are not taken. Raises _BackupError, JournalError, OSError.
     """
     state = _real(Path(config.state.dir))
     (folder / STATE).mkdir()
@@ -139,7 +143,7 @@ def _gather(
     if with_journal and (state / FILE_NAME).exists():
         copy_database(state / FILE_NAME, folder / STATE / FILE_NAME)
     if not any((folder / STATE).iterdir()):
-        raise FileNotFoundError(f"{state} holds no state; say with --state-dir where it is")
+        raise _BackupError(f"{state} holds no state; say with --state-dir where it is.")
     if config_file is not None:
         _put(folder / CONFIG / config_file.name, *_read(_real(config_file)))
     by_config = dict.fromkeys(map(_real, files_named_by(config)))

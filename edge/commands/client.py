@@ -13,7 +13,14 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    RemoteDisconnected,
+)
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +34,6 @@ _TIMEOUT_S = 60.0
 
 class ServiceError(DlmError):
     """The service does not give what it is asked for; one sentence."""
-
-
-class NoAnswer(ServiceError):
-    """It does not answer at all, or not to the end."""
 
 
 def add_port_flag(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +67,8 @@ class Client:
     def answer(self, path: str, accept: str = "application/json") -> Iterator[HTTPResponse]:
         """GET a path; what fails within the block is told as well.
 
-        Raises NoAnswer, and ServiceError for any status but 200. Blocks for a minute at most while
-        nothing comes.
+        Raises ServiceError, also for any status but 200. Blocks for a minute at most while nothing
+        comes.
         """
         with closing(self._connection()) as connection:
             try:
@@ -74,9 +77,10 @@ class Client:
                         raise ServiceError(_reason(answer))
                     yield answer
             except (OSError, HTTPException) as error:
-                raise NoAnswer(
-                    f"The service does not answer at {self._host}:{self._port} to the end "
-                    f"({error!r}); see that it runs, and give the configuration that it runs with."
+                raise ServiceError(
+                    f"The service does not answer at {self._host}:{self._port} "
+                    f"({_words_of(error)}); see that it runs, and give the configuration that it "
+                    "runs with."
                 ) from error
 
     def _connection(self) -> HTTPConnection:
@@ -134,6 +138,17 @@ def _own_certificate(cert_file: str) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
+
+
+def _words_of(error: OSError | HTTPException) -> str:
+    """Say what is wrong with a connection; a TLS library's errors have words of their own."""
+    if isinstance(error, TimeoutError):
+        return f"nothing came for {_TIMEOUT_S:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(error, IncompleteRead | RemoteDisconnected | ConnectionError):
+        return "the connection ended before the answer did"
+    return str(error)
 
 
 def _reason(answer: HTTPResponse) -> str:
