@@ -122,6 +122,16 @@ def test_a_tool_that_is_called_wrongly_says_how_to_call_it(
     assert says in refused.stderr
 
 
+@pytest.mark.parametrize("tool", ["install", "uninstall", "bundle", "deb"])
+def test_a_tool_that_is_asked_says_what_it_does_and_does_nothing(tool: str) -> None:
+    asked = run_tool(ROOT / "tools" / tool, "--help")
+    assert asked.returncode == 0
+    assert f"\n  tools/{tool}" in asked.stdout
+    assert asked.stdout.isascii()
+    assert "set -euo" not in asked.stdout
+    assert asked.stderr == ""
+
+
 # --- On this machine's own files, which stay as they are ---
 
 PROGRAM = """
@@ -199,8 +209,9 @@ def test_files_stand_where_they_belong_and_the_configuration_is_the_operators(
         assert not (here.path / "opt/dlm-edge").exists()
         assert config.read_text() == "# mine\n"
         here.run("/root/second/tools/uninstall", "--purge")
-        left = [*config.parents[1].glob("dlm-edge*"), *here.path.glob("*/*/dlm-edge*")]
-        assert not left
+        left = [*here.path.glob("*/dlm-edge*"), *here.path.glob("*/*/dlm-edge*")]
+        # The folder for temporary files is that of this machine, where others are at work.
+        assert not [path for path in left if path.relative_to(here.path).parts[0] != "tmp"]
 
 
 # --- In a Debian ---
@@ -356,6 +367,22 @@ def test_an_upgrade_that_does_not_get_ready_goes_back(
         assert machine.show("SubState") == "running"
         assert running_version(machine) == "0.1.1"
     assert config.read_text() == mine
+
+
+@in_a_debian
+def test_an_upgrade_with_faulty_settings_changes_nothing(
+    machine: Machine, archive: Path, tmp_path: Path
+) -> None:
+    assert install(machine, archive).returncode == 0
+    process = machine.show("MainPID")
+    config = machine.root.path / "etc/dlm-edge/edge.toml"
+    config.write_text(f"{config.read_text()}\n[site]\n")
+    newer = bundle(tmp_path, tree=changed_tree(tmp_path / "tree", "0.1.1"))
+    refused = install(machine, newer)
+    assert refused.returncode == 1
+    assert "nothing was changed, as /etc/dlm-edge/edge.toml or the state" in refused.stderr
+    assert machine.show("MainPID") == process
+    assert running_version(machine) == "0.1.0"
 
 
 @in_a_debian

@@ -8,6 +8,13 @@ root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 say() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit 1; }
 
+# Prints the comment that a tool begins with, and ends it, if that is asked for.
+help_if_asked() { # ARGUMENT...
+    [[ " $* " == *' --help '* || " $* " == *' -h '* ]] || return 0
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+}
+
 # Installs Debian packages, or says what to run and returns 1.
 # Their services are left out: a test wants the program and starts it itself.
 install_debian() { # PACKAGE...
