@@ -1148,7 +1148,7 @@ def test_what_the_network_says_becomes_a_cause(
     def fail(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(socket, "create_connection", fail)
+    monkeypatch.setattr(socket.socket, "connect", fail)
     error = refusal(MqttListener(ENDPOINT, Clock(), BrokerConfig(host="10.0.0.1")))
     assert error.cause is cause
     assert "10.0.0.1:1883" in str(error)

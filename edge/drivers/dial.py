@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 from edge.errors import Cause, LineError
 from edge.reach import Reach
@@ -30,16 +32,30 @@ def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> 
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as exc:  # the latter for what DNS cannot spell
         raise LineError(_not_found(host, exc), Cause.NAME_NOT_RESOLVED) from exc
-    failure: OSError | None = None
-    refused, tried = "", 0
-    for family, type_, protocol, _, address in found:
-        refusal = reach.refusal(str(address[0]))
-        if refusal is not None:
-            refused = f"{_led_to(host, str(address[0]))} {refusal}."
-            continue
-        if tried == MOST_ADDRESSES:
-            break
-        tried += 1
+    allowed, refused = [], ""
+    for one in found:
+        address = str(one[-1][0])
+        refusal = reach.refusal(address)
+        if refusal is None:
+            allowed.append(one)
+        else:
+            refused = f"{_led_to(host, address)} {refusal}."
+    if not allowed:
+        raise LineError(refused, Cause.NOT_ALLOWED)
+    try:
+        return connect_first(allowed, timeout_s)
+    except OSError as exc:
+        raise _unreachable(host, port, timeout_s, service, exc) from exc
+
+
+def connect_first(found: Sequence[tuple[Any, ...]], timeout_s: float) -> socket.socket:
+    """Connect to the first that answers, of MOST_ADDRESSES, as `socket.getaddrinfo` found them.
+
+    found: at least one. Gives a socket with that time-out, on which small messages are sent at
+    once. Raises OSError, that of the last. Blocks for timeout_s for each.
+    """
+    failure = OSError()
+    for family, type_, protocol, _, address in found[:MOST_ADDRESSES]:
         connection = None
         try:
             connection = socket.socket(family, type_, protocol)
@@ -51,9 +67,7 @@ def dial(host: str, port: int, timeout_s: float, reach: Reach, service: str) -> 
             if connection is not None:
                 connection.close()
             failure = exc
-    if failure is None:
-        raise LineError(refused, Cause.NOT_ALLOWED)
-    raise _unreachable(host, port, timeout_s, service, failure) from failure
+    raise failure
 
 
 def _not_found(host: str, exc: OSError | UnicodeError) -> str:

@@ -13,6 +13,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from edge.drivers.credentials import tls_context
+from edge.drivers.dial import connect_first
 from edge.drivers.mqtt.failures import not_connected, tls_failed, unusable_file
 
 if TYPE_CHECKING:
@@ -83,17 +84,16 @@ class Wire:
 def connect(broker: BrokerConfig, port: int, timeout_s: float) -> Wire:
     """Connect to a broker, with TLS where it is asked for.
 
-    Blocks for timeout_s for each address of the host and for the resolution of its name, and as
-    long again for TLS. Raises LineError.
+    Blocks for timeout_s for each address of the host, as of `connect_first`, for the resolution of
+    its name, and for timeout_s for TLS. Raises LineError.
     """
     where = f"{broker.host}:{port}"
     context = _tls_context(broker) if broker.tls else None
     try:
-        sock = socket.create_connection((broker.host, port), timeout_s)
+        found = socket.getaddrinfo(broker.host, port, type=socket.SOCK_STREAM)
+        sock = connect_first(found, timeout_s)
     except (OSError, UnicodeError) as exc:  # a name that cannot be one is no OSError
         raise not_connected(broker.host, where, exc) from exc
-    # Or else each batch of messages would wait for the broker's delayed acknowledgement (Nagle).
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None:
         return Wire(sock)
     try:
