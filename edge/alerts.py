@@ -107,8 +107,8 @@ def _of_config(rules: AlertRules) -> Iterator[Condition]:
         yield Condition(
             "config_faulty",
             "critical",
-            f"The settings are faulty, and with them the service would not start again; those "
-            f"before are in force: {rules.config_fault}",
+            "The settings are faulty, and the service would not start again with them. Those "
+            f"before are in force; mend them and reload: {rules.config_fault}",
         )
 
 

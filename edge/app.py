@@ -66,12 +66,15 @@ log = logging.getLogger("edge.app")
 START_WITHIN_S = 180.0
 """The folder is read and the host's name resolved; who is not done by then hangs. On a disk that
 does not answer for 120 s is what the kernel calls hung (see `edge.journal.writer`)."""
-TICK_WITHIN_S = 20.0
-"""A tick does no I/O; a cycle that is not heard of for longer hangs. With two looks of the watchdog
-that is less than the unit's WatchdogSec= leaves it since the last feeding, so that we say where."""
+TICK_WITHIN_S = 18.0
+"""A tick does no I/O; a cycle that is not heard of for longer hangs. With three looks of the
+watchdog that is less than the unit's WatchdogSec= leaves it since the last feeding, so that we say
+where."""
 RELOAD_WITHIN_S = 180.0
 """It reads from the card that a start may wait for as long."""
 STOP_WITHIN_S = 4.5
+END_WITHIN_S = 15.0
+"""To stop, with some time for a slow disk; less than the unit's TimeoutStopSec=."""
 STACK_BYTES = 2 * 1024 * 1024
 """Of each thread but main. Hundreds of lines shall fit into a 32-bit address space, where the usual
 8 MiB are used up by some 350 threads; and JSON that is nested as deeply as Python 3.13 takes it,
@@ -183,7 +186,7 @@ class App:
             self._start_thread("register", self._register_all, registrations)
         self._cycle.run()
         log.info("Stopping")
-        self._heartbeat.due_within(3 * STOP_WITHIN_S)
+        self._heartbeat.due_within(END_WITHIN_S)
         self._notifier.stopping()
         server.close(time.monotonic() + STOP_WITHIN_S / 6)
         self._live.close(time.monotonic() + STOP_WITHIN_S / 6)

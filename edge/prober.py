@@ -36,7 +36,8 @@ class Prober:
     def probe(self, meter: Meter) -> Probe:
         """Question a meter, registered or not.
 
-        Blocks for up to DONE_WITHIN_S. Raises RequestError when there is no time for it.
+        Blocks for up to DONE_WITHIN_S, and on a broker whose name nobody resolves for as long as
+        that lasts. Raises RequestError when there is no time for it.
         """
         if not self._free.acquire(blocking=False):
             raise _busy(f"{MOST_AT_A_TIME} tests are under way; ask again in half a minute.")

@@ -41,8 +41,8 @@ from edge.heartbeat import Heartbeat, Heartbeats
 
 ANSWER_WITHIN_S = 1200.0
 """For a step of the work on an answer, see `edge.api.progress`; who takes longer hangs. The longest
-is the test of a meter on a broker: it looks up the broker's name for either version of MQTT, 450 s
-each with three silent servers, five attempts and 30 s for each (resolv.conf(5))."""
+is the test of a meter on a broker: it looks up the broker's name for either version of MQTT, for
+which `edge.line.MARGIN_S` tells how long that may take."""
 LINGER_S = 1.0
 """How long a client may take to read a last answer before its connection is closed."""
 _RECEIVE_BYTES = 16 * 1024

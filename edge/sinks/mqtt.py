@@ -57,9 +57,8 @@ RETRY_REFUSED_S = 60.0
 """How often all is published again while the broker refuses some of it."""
 GOODBYE_S = 2.0
 OPEN_WITHIN_S = 1200.0
-"""More than an attempt can take, in either version: CONNECT_TIMEOUT_S for each address, for TLS and
-for the greeting; and 450 s for the name with three servers that are silent, five attempts and 30 s
-for each (resolv.conf(5))."""
+"""More than an attempt takes, in either version: CONNECT_TIMEOUT_S for each address, for TLS and
+for the greeting; and for the name what `edge.line.MARGIN_S` tells of."""
 TURN_WITHIN_S = 60.0
 """A turn takes LOOK_S. Who is not heard of for longer than these hangs."""
 

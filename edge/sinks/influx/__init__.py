@@ -40,8 +40,7 @@ FEWEST = 100
 """So many points are not too much for a server that did not answer."""
 
 MARGIN_S = 600.0
-"""Beside the waits of a request, for the resolution of a name: 450 s with three servers that are
-silent, five attempts and 30 s for each (resolv.conf(5))."""
+"""Beside the waits of a request, for the resolution of a name, as `edge.line.MARGIN_S`."""
 MOST_WAITS = 10
 """More time-outs than one request can come to: one for each address, for TLS and for the answer."""
 
