@@ -124,13 +124,15 @@ def test_the_token_goes_to_no_other_program(
     with a_server(curious) as port:
         assert status_at(port, tmp_path) == 1
         assert f"no service runs with {tmp_path}" in capsys.readouterr().err
-        assert sent == [None]
+        assert status_at(port, tmp_path / "nowhere") == 1
+        assert f"no service runs with {tmp_path / 'nowhere'}" in capsys.readouterr().err
+        assert sent == [None, None]
         lock_fd = lock_folder(tmp_path)
         try:
             assert status_at(port, tmp_path) == 1
         finally:
             os.close(lock_fd)
-    assert sent == [None, None, "Bearer hush"]
+    assert sent == [None, None, None, "Bearer hush"]
 
 
 # --- One that says what the test wants -----------------------------------------------------------

@@ -29,7 +29,7 @@ from edge.times import timestamp
 CERT_FILE, KEY_FILE = "cert.pem", "key.pem"
 _EXAMPLES = """examples:
   dlm-edge cert --host 192.168.1.50 --host energy.example.com
-  dlm-edge cert --out /etc/dlm-edge --days 365
+  dlm-edge cert --days 365 --replace
 
 Name each address and name that the service is opened at in a browser.
 """

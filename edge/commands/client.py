@@ -19,7 +19,6 @@ from http.client import (
     HTTPResponse,
     HTTPSConnection,
     IncompleteRead,
-    RemoteDisconnected,
 )
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class Client:
     def _response(self, connection: HTTPConnection, path: str, accept: str) -> HTTPResponse:
         """The answer to a GET; the token is sent once the service has asked for one.
 
-        Only while a service runs with the state folder: else it is another program that asks.
+        Only while a service runs with the state folder: what asks without one is another program.
         """
         connection.request("GET", path, headers={"Accept": accept, **self._credentials})
         answer = connection.getresponse()
@@ -119,7 +118,10 @@ def _is_locked(folder: Path) -> bool:
 
     Raises OSError.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -146,7 +148,7 @@ def _words_of(error: OSError | HTTPException) -> str:
         return f"nothing came for {_TIMEOUT_S:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there"
-    if isinstance(error, IncompleteRead | RemoteDisconnected | ConnectionError):
+    if isinstance(error, IncompleteRead | ConnectionError):
         return "the connection ended before the answer did"
     return str(error)
 
