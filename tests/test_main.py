@@ -257,8 +257,13 @@ def test_check_names_the_faults_of_ones_own_templates(
     (folder / "maker-model.toml").write_text('title = "Broken"\n')
     file = tmp_path / "edge.toml"
     file.write_text(f'[templates]\ndir = "{folder}"\n')
-    assert main(["check", "--config", str(file), "--state-dir", str(tmp_path)]) == 2
+    check = ["check", "--config", str(file), "--state-dir", str(tmp_path)]
+    assert main(check) == 2
     assert f"{folder / 'maker-model.toml'}: source: is missing" in capsys.readouterr().err
+    assert main([*check, "--can-start"]) == 0, "the other templates are used"
+    assert f"{folder / 'maker-model.toml'}: source: is missing" in capsys.readouterr().err
+    file.write_text("[site]\ngrid_capacity_kw = 0\n")
+    assert main([*check, "--can-start"]) == 2
 
 
 def test_check_says_that_the_state_cannot_be_read(

@@ -84,8 +84,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         return 1
     for path in missing:
         print(
-            f"{path} is named but cannot be read, or is no file of at most 1 MB that the service "
-            "may read, so it is not in the backup.",
+            f"{path} is named but not in the backup: it cannot be read, has over 1 MB, or is no "
+            "plain file, or not one that the service may read and has not made; copy it by hand.",
             file=sys.stderr,
         )
     print(f"{len(written)} files are in {output}: {', '.join(written)}")
@@ -142,14 +142,20 @@ def _gather(
             _put(folder / STATE / name, *_read(state / name))
     if with_journal and (state / FILE_NAME).exists():
         copy_database(state / FILE_NAME, folder / STATE / FILE_NAME)
+        _make_alike(folder / STATE / FILE_NAME, (state / FILE_NAME).stat())
     if not any((folder / STATE).iterdir()):
         raise _BackupError(f"{state} holds no state; say with --state-dir where it is.")
     if config_file is not None:
         _put(folder / CONFIG / config_file.name, *_read(_real(config_file)))
-    by_config = dict.fromkeys(map(_real, files_named_by(config)))
+    # This may run as root. Who registers meters may name any file, and the service's account may
+    # put a link to any file into its folder.
+    service = state.stat()
+    by_config = {
+        _real(path): service if _real(path.parent).is_relative_to(state) else None
+        for path in files_named_by(config)
+    }
     by_meters = map(_real, _files_named_by_meters(folder / STATE / STATE_FILE))
-    # Who registers meters may name any file, and this may run as root.
-    named = {**dict.fromkeys(by_meters, state.stat()), **by_config}
+    named = {**dict.fromkeys(by_meters, service), **by_config}
     places = {path: folder / _place_of(path, state, config_file) for path in named}
     return [
         path
@@ -194,10 +200,15 @@ def _files_named_by_meters(state_file: Path) -> Iterator[Path]:
         names = [meter["registration"]["communication"].get("caFile") for meter in meters]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
-    # An empty one is none, and one with a NUL or half a character cannot be that of a file.
-    yield from (
-        Path(name) for name in names if isinstance(name, str) and name and name.isprintable()
-    )
+    yield from (Path(name) for name in names if isinstance(name, str) and _can_be_path(name))
+
+
+def _can_be_path(name: str) -> bool:
+    """Tell whether a file may have this name: none is empty, has a NUL or half a character."""
+    try:
+        return bool(os.fsencode(name)) and "\0" not in name
+    except UnicodeEncodeError:
+        return False
 
 
 def _read(path: Path, most_bytes: int | None = None) -> tuple[bytes, os.stat_result]:
@@ -217,7 +228,7 @@ def _read(path: Path, most_bytes: int | None = None) -> tuple[bytes, os.stat_res
 
 
 def _is_readable_by(account: os.stat_result, file: os.stat_result) -> bool:
-    """Tell whether the account that something belongs to may read a file."""
+    """Tell whether the account that something belongs to may read a file, by its own mode."""
     if file.st_uid == account.st_uid:
         return bool(file.st_mode & stat.S_IRUSR)
     if file.st_gid == account.st_gid:
@@ -226,9 +237,14 @@ def _is_readable_by(account: os.stat_result, file: os.stat_result) -> bool:
 
 
 def _put(target: Path, content: bytes, found: os.stat_result) -> None:
-    """Write a copy of a file, with its time, permissions and, as root, owner. Raises OSError."""
+    """Write a copy of a file. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
+    _make_alike(target, found)
+
+
+def _make_alike(target: Path, found: os.stat_result) -> None:
+    """Give a copy the time and permissions of a file and, as root, its owner. Raises OSError."""
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     target.chmod(stat.S_IMODE(found.st_mode))
     if os.geteuid() == 0:

@@ -9,8 +9,8 @@ first, `state.json` last. A power cut in between leaves a service that has no me
 gives no power away but what is configured for that case, or refuses to start without its tokens;
 restoring again completes it.
 
-Outside of the state folder and the configuration's nothing is written: a backup does not say where
-on this machine. What else it holds is named, to be put there by hand.
+Only into the state folder itself and the configuration's is anything written: a backup does not say
+where else on this machine. What it holds beside that is named, to be put there by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -104,8 +105,9 @@ def run(args: argparse.Namespace, config_file: Path | None, load: Load) -> int:
         return 1
     print(*told, sep="\n")
     for name in _names_below(manifest, ELSEWHERE):
+        command = ["tar", "-xzpf", str(args.file), "-C", "/", "--strip-components=1", name]
         path = name.removeprefix(ELSEWHERE)
-        print(f"Put {path} into place by hand: tar -xzOf {args.file} {name} > {path}")
+        print(f"Put {path} into place, if it belongs there: {shlex.join(command)}")
     print("Done; start the service.")
     return 0
 
@@ -163,7 +165,7 @@ def _staged(file: Path, manifest: Manifest, state: Path) -> Iterator[Path]:
     try:
         for left_over in state.glob(f"{_STAGING}-*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        # Of a name that nobody can have put a link at.
+        # Of a name at which nobody can have put a link before.
         staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}-", dir=state))
         extract(file, manifest, (STATE,), staging)
         staged = staging / STATE
@@ -179,7 +181,7 @@ def _staged(file: Path, manifest: Manifest, state: Path) -> Iterator[Path]:
 
 def _settle_owners(state: Path, staged: Path, *, is_new: bool) -> None:
     """Let the state belong to one account: that of the folder, or the backup's if root made it."""
-    files = list(staged.rglob("*"))
+    files = list(staged.iterdir())
     owner = files[0].stat() if is_new and files else state.stat()
     for path in [state, staged, *files]:
         os.lchown(path, owner.st_uid, owner.st_gid)
@@ -212,18 +214,16 @@ def _check(staged: Path, config: Config, here: _Here) -> list[str]:
 
 def _put_state(staged: Path, state: Path) -> list[str]:
     """Rename what is there into a folder beside, and what was staged into place."""
-    new = [path.relative_to(staged) for path in sorted(staged.rglob("*")) if path.is_file()]
-    new.sort(key=lambda path: path.name == STATE_FILE)
-    old = [*(_JOURNAL_FILES if Path(FILE_NAME) in new else ()), *KEPT, *map(str, new)]
+    new = sorted(path.name for path in staged.iterdir())
+    new.sort(key=STATE_FILE.__eq__)
+    old = [*(_JOURNAL_FILES if FILE_NAME in new else ()), *KEPT, *new]
     old = [name for name in dict.fromkeys(old) if os.path.lexists(state / name)]
     aside = _free_name(state / f"before-restore-{_stamp()}")
     aside.mkdir(mode=0o700)
     for name in old:
-        (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (state / name).rename(aside / name)
-    for path in new:
-        (state / path).parent.mkdir(parents=True, exist_ok=True)
-        (staged / path).rename(state / path)
+    for name in new:
+        (staged / name).rename(state / name)
     sync_folder(aside)
     sync_folder(state)
     if not old:
