@@ -469,7 +469,7 @@ def test_a_meter_names_no_file_but_a_small_one_that_the_service_may_read(
     make(path)
     let_a_meter_name(source, str(path))
     assert source.backup(file) == 1
-    assert f"{os.path.realpath(path)} is named but" in capsys.readouterr().err
+    assert f"{path} is named but" in capsys.readouterr().err
     with tarfile.open(file) as tar:
         assert not [member for member in tar.getnames() if name in member or "null" in member]
 
@@ -486,9 +486,9 @@ def test_a_link_that_the_service_put_leads_to_no_file_of_others(
     pair = "\n".join(f'{one}_file = "{source.state / "cert.pem"}"' for one in ("cert", "key"))
     source.config.write_text(f"[api]\n{pair}\n")
     assert source.backup(file) == 1
-    assert f"{private} is named but not in the backup" in capsys.readouterr().err
+    assert f"{source.state / 'cert.pem'} is named but not in the" in capsys.readouterr().err
     with tarfile.open(file) as tar:
-        assert not [member for member in tar.getnames() if "shadow" in member]
+        assert "state/cert.pem" not in tar.getnames()
 
 
 def test_a_file_of_one_run_only_is_not_taken_by_its_name(source: Site, file: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from edge.api.tls import make_context
 from edge.errors import ConfigError
 from tests.brokers import Certificates, make_certificates
 from tests.peers import need_program, wait_until
+from tests.service import Service
 from tests.test_server import BIG, GET, Pieces, Serve, http_threads, serving
 
 
@@ -356,6 +359,32 @@ def test_a_renewed_certificate_is_shown_to_new_clients_and_disturbs_nobody(
         assert shown(server) == pem(certificates.client_cert)
         client.sendall(LAST)
         assert read_to_end(client).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_link_that_leads_to_the_renewed_pair_is_followed_by_a_reload(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    """As certbot's `live` folder has them."""
+    links = tmp_path / "live.pem", tmp_path / "live.key"
+    for link, file in zip(links, (certificates.server_cert, certificates.server_key), strict=True):
+        link.symlink_to(file)
+    config = "[api]\ncert_file = 'live.pem'\nkey_file = 'live.key'\n"
+    service = Service(tmp_path, config=config).launch()
+    with ExitStack() as stack:
+        stack.callback(service.kill)
+        service.wait_until(lambda: "Listening on https" in service.log, "listening")
+        (port,) = map(int, re.findall(r"Listening on https://\S+:(\d+)", service.log))
+        address = ("127.0.0.1", port)
+        assert ssl.get_server_certificate(address, timeout=5) == pem(certificates.server_cert)
+        renewed = certificates.client_cert, certificates.client_key
+        for link, file in zip(links, renewed, strict=True):
+            link.unlink()
+            link.symlink_to(file)
+        service.signal(signal.SIGHUP)
+        wanted = pem(certificates.client_cert)
+        service.wait_until(
+            lambda: ssl.get_server_certificate(address, timeout=5) == wanted, "showing the new one"
+        )
 
 
 def test_a_broken_certificate_leaves_the_one_before(

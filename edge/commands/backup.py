@@ -151,10 +151,10 @@ def _gather(
     # put a link to any file into its folder.
     service = state.stat()
     by_config = {
-        _real(path): service if _real(path.parent).is_relative_to(state) else None
-        for path in files_named_by(config)
+        path: service if path.is_relative_to(state) else None
+        for path in map(_beside_real, files_named_by(config))
     }
-    by_meters = map(_real, _files_named_by_meters(folder / STATE / STATE_FILE))
+    by_meters = map(_beside_real, _files_named_by_meters(folder / STATE / STATE_FILE))
     named = {**dict.fromkeys(by_meters, service), **by_config}
     places = {path: folder / _place_of(path, state, config_file) for path in named}
     return [
@@ -170,10 +170,11 @@ def _take_named(path: Path, reader: os.stat_result | None, state: Path, target: 
     reader: what belongs to the account that must be able to read it; None for who runs this.
     Raises OSError.
     """
-    if path.parent == state and path.name.startswith(_OWN_NAMES):
+    real = _real(path)
+    if any(each.parent == state and each.name.startswith(_OWN_NAMES) for each in (path, real)):
         return False
     try:
-        content, found = _read(path, _MOST_NAMED_BYTES)
+        content, found = _read(real, _MOST_NAMED_BYTES)
     except OSError as error:
         if error.errno not in _NOT_THERE:
             raise
@@ -268,6 +269,11 @@ def _write(folder: Path, output: Path, config_file: Path | None) -> list[str]:
     os.replace(part, output)
     sync_folder(output.parent)
     return list(manifest.files)
+
+
+def _beside_real(path: Path) -> Path:
+    """Give a path whose folders are none of them links; the file itself may be one."""
+    return _real(path.parent) / path.name
 
 
 def _real(path: Path) -> Path:

@@ -125,6 +125,7 @@ class _Here:
 
     def of_backup(self, path: Path) -> Path:
         """Give the backup's own copy of a file or folder that is to be here, if it has one."""
+        path = Path(os.path.realpath(path))
         copies = [self.folder / ELSEWHERE / path.relative_to("/")]
         if self.config_file is not None:
             beside = os.path.realpath(self.config_file.parent)
@@ -220,6 +221,8 @@ def _put_state(staged: Path, state: Path) -> list[str]:
     old = [name for name in dict.fromkeys(old) if os.path.lexists(state / name)]
     aside = _free_name(state / f"before-restore-{_stamp()}")
     aside.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(aside, state.stat().st_uid, state.stat().st_gid)
     for name in old:
         (state / name).rename(aside / name)
     for name in new:
