@@ -6,9 +6,13 @@ are skipped with the reason.
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +53,12 @@ pivot_root . mnt
 umount -l /mnt
 exec env -i container=test PATH="$PATH" /lib/systemd/systemd --log-target=console --show-status=no
 """
-_GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
+_REQUEST = """
+import sys, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={"Content-Type": "application/json"})
+request.data = sys.argv[2].encode() if sys.argv[2:] else None
+print(urllib.request.urlopen(request, timeout=5).read().decode())
+"""
 
 
 class DebianRoot:
@@ -141,14 +150,25 @@ class Machine:
         inside = ["env", "-i", f"PATH={_PATH}", "HOME=/root", *command]
         return _run([*self._enter("--all"), *inside], check=check, timeout_s=timeout_s)
 
-    def peer(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a program of the machine that the tests run on, in this one's network."""
+    @contextmanager
+    def peer(self, *command: str) -> Iterator[None]:
+        """Run a program of the machine that the tests run on, in this one's network."""
         quiet = subprocess.DEVNULL
-        return subprocess.Popen([*self._enter("--net"), *command], stdout=quiet, stderr=quiet)
+        entering = [*self._enter("--net"), *command]
+        process = subprocess.Popen(entering, stdout=quiet, stderr=quiet)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
     def get(self, url: str) -> str:
         """GET from within; what was answered, or nothing when there was no good answer."""
-        return self.run("python3", "-c", _GET, url, check=False).stdout
+        return self.run("python3", "-c", _REQUEST, url, check=False).stdout
+
+    def post(self, url: str, document: object) -> str:
+        """POST a document as JSON from within; what was answered."""
+        return self.run("python3", "-c", _REQUEST, url, json.dumps(document)).stdout
 
     def show(self, name: str, unit: str = "dlm-edge.service") -> str:
         """A property of a unit, as systemd knows it."""
@@ -186,13 +206,15 @@ class Machine:
 def _base() -> Path:
     """The files that all roots share, made when they are not there."""
     base = _CACHE / f"debian-{RELEASE}"
-    if not base.exists():
-        _CACHE.mkdir(exist_ok=True)
-        made = base.with_suffix(f".{os.getpid()}")
-        mmdebstrap = need_program("mmdebstrap", "mmdebstrap")
-        options = ["--mode=root", "--variant=minbase", f"--include={_PACKAGES}", "--quiet"]
-        _run([mmdebstrap, *options, RELEASE, str(made)], timeout_s=600)
-        made.rename(base)
+    _CACHE.mkdir(exist_ok=True)
+    with base.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits here and finds it made
+        if not base.exists():
+            made = base.with_suffix(f".{os.getpid()}")
+            mmdebstrap = need_program("mmdebstrap", "mmdebstrap")
+            options = ["--mode=root", "--variant=minbase", f"--include={_PACKAGES}", "--quiet"]
+            _run([mmdebstrap, *options, RELEASE, str(made)], timeout_s=600)
+            made.rename(base)
     return base
 
 
