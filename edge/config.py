@@ -113,16 +113,12 @@ def _with_paths(
     config: Config, document: Mapping[str, Any], origins: Mapping[str, str], folder: Path
 ) -> Config:
     """Take relative paths that the file gives from the file's own folder."""
-    real_folder = os.path.realpath(folder)
+    folder = Path(os.path.realpath(folder))
 
     def resolved(section: Any, names: Iterable[str]) -> Any:
         given = {name: getattr(section, name) for name in names}
         # What is a link stays one: who renews a certificate has it lead to another file.
-        paths = {
-            name: os.path.normpath(os.path.join(real_folder, path))
-            for name, path in given.items()
-            if path
-        }
+        paths = {name: os.path.normpath(folder / path) for name, path in given.items() if path}
         return attrs.evolve(section, **paths)
 
     def from_file(section: str, *names: str) -> list[str]:
