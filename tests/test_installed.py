@@ -15,7 +15,7 @@ import pytest
 from edge.notify import FEEDINGS
 from tests.building import a_registration
 from tests.debian import DebianRoot, Machine
-from tests.installing import PORT, ROOT, bundle, in_a_debian, install
+from tests.installing import PORT, ROOT, bundle, changed_tree, in_a_debian, install
 from tests.peers import need_program, wait_until
 
 pytestmark = in_a_debian
@@ -176,6 +176,23 @@ def documented_for(purpose: str) -> list[str]:
     entries = [" ".join(entry.split()) for entry in head.split("[Service]")[1:]]
     entry = next(entry for entry in entries if entry.endswith(purpose))
     return re.findall(r"[A-Z]\w+=[\w-]+", entry)
+
+
+def test_a_drop_in_counts_for_commands_and_upgrades_too(machine: Machine, tmp_path: Path) -> None:
+    """Another folder for the state, as for a disk that lasts longer than the card."""
+    state = "/var/lib/dlm-edge/disk"
+    drop_in(machine, f"Environment=DLM_EDGE_STATE_DIR={state}")
+    machine.run("dlm-edge", "token", "add", "anna", "--role", "admin")
+    assert machine.run("stat", "-c", "%U", f"{state}/tokens.json").stdout == "dlm-edge\n"
+    config = config_of(machine)
+    text, count = re.subn(r"(?m)^host = .*$", 'host = "0.0.0.0"', config.read_text(), count=1)
+    assert count == 1
+    config.write_text(text)
+    machine.run("systemctl", "restart", "dlm-edge")  # it would not without that token
+    newer = bundle(tmp_path, tree=changed_tree(tmp_path / "tree", "0.1.1"))
+    done = install(machine, newer)
+    assert done.returncode == 0, done.stderr
+    assert machine.show("SubState") == "running"
 
 
 def test_a_backup_makes_a_new_controller_the_one_before(machine: Machine, archive: Path) -> None:
