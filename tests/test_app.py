@@ -406,6 +406,29 @@ def test_a_reload_takes_over_what_it_can_and_says_what_it_cannot(tmp_path: Path)
         assert messages(service, "Registered") == [], "only warnings are logged by now"
 
 
+def test_the_log_is_of_the_form_that_is_set_from_its_first_line_on(tmp_path: Path) -> None:
+    with Service(tmp_path, config="[log]\nformat = 'json'\n") as service:
+        service.register(a_registration("A"))
+        service.wait_until(lambda: "Registered meter: A" in service.log, "logged")
+        assert service.stop() == 0
+    records = [json.loads(line) for line in service.log.splitlines()]
+    said = [(record["logger"], record["level"], record["message"]) for record in records]
+    assert ("EnergyMeterManager", "info", "Registered meter: A") in said
+    assert said[-1] == ("edge.app", "info", "Stopping")
+
+
+def test_a_reload_changes_the_form_of_the_log(tmp_path: Path) -> None:
+    reloaded = "The configuration was reloaded"
+    with Service(tmp_path) as service:
+        for times, form in enumerate(("json", "text"), start=1):
+            service.config_file.write_text(f"[log]\nformat = '{form}'\n")
+            service.signal(signal.SIGHUP)
+            service.wait_until(lambda n=times: service.log.count(reloaded) == n, "reloaded")
+    of_json, of_text = [line for line in service.log.splitlines() if reloaded in line]
+    assert json.loads(of_json)["message"] == reloaded
+    assert of_text.endswith(f" INFO [edge.app] {reloaded}")
+
+
 def test_a_reload_of_a_broken_file_keeps_the_settings_and_says_so(tmp_path: Path) -> None:
     with Service(tmp_path, config="[site]\ngrid_capacity_kw = 100\n") as service:
         kept = "The configuration was not reloaded; the one before stays in force."

@@ -19,6 +19,7 @@ from edge.record import JournalState, Keeping, SinkState
 from tests.building import a_meter, a_reading, a_registration
 from tests.peers import free_port
 from tests.service import Service
+from tests.sites import write_state
 
 
 def a_snapshot(*states: MeterState) -> Snapshot:
@@ -255,6 +256,85 @@ def test_a_service_tells_how_it_is_from_its_start_to_its_end(
         assert systemd.messages.count("RELOADING=1") == 1
         assert service.stop() == 0
     assert systemd.heard()[-2:] == ["STOPPING=1", "STATUS=Stopping"]
+
+
+SLOW_STEPS = """
+import time
+from edge.api.server import ApiServer
+from edge.cycle import Cycle
+from edge.registry import Registry
+def take_long(cls, name):
+    real = getattr(cls, name)
+    setattr(cls, name, lambda *given: (time.sleep(0.3), real(*given))[1])
+take_long(Registry, "open")
+take_long(Cycle, "change_meters")
+take_long(ApiServer, "start")
+take_long(Cycle, "run")
+"""
+"""The steps of a start, each slow enough for what does not wait for it to be seen."""
+
+
+def test_a_service_is_ready_when_it_listens_and_has_its_meters(
+    tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", systemd.name)
+    address = {"host": "127.0.0.1", "port": free_port(), "registers": {"power": 0}}
+    write_state(tmp_path / "state", [a_registration("Main", communication=address)])
+    port = free_port()
+    service = Service(tmp_path, arguments=("--port", str(port)), prelude=SLOW_STEPS)
+    try:
+        service.launch().port = port
+        service.wait_until(lambda: "READY=1" in systemd.heard(), "ready")
+        assert [meter["name"] for meter in service.data("/api/energy-meters")] == ["Main"]
+        service.wait_until(lambda: statuses(systemd), "its status")
+        assert all("STATUS=0 of 1 meters online" in status for status in statuses(systemd))
+        assert service.stop() == 0
+    finally:
+        service.kill()
+
+
+def statuses(systemd: Systemd) -> list[str]:
+    """What was said so far of how the service is."""
+    return [line for line in systemd.heard() if line.startswith("STATUS=")]
+
+
+def test_a_service_whose_watchdog_does_not_look_is_not_called_alive(
+    tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nobody would find who hangs, though the service still answers."""
+    monkeypatch.setenv("NOTIFY_SOCKET", systemd.name)
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    blindfold = tmp_path / "blindfold"
+    prelude = f"""
+import os, time
+import edge.watchdog
+edge.watchdog.LOOK_S, edge.watchdog.BLIND_S = 0.05, 0.3
+look = edge.watchdog.Watchdog.look
+def look_unless_blind(watchdog):
+    while os.path.exists({str(blindfold)!r}):
+        time.sleep(0.01)
+    return look(watchdog)
+edge.watchdog.Watchdog.look = look_unless_blind
+"""
+
+    def feedings() -> int:
+        """How many there are during six ticks, in which as many are due."""
+        before, tick = systemd.heard().count("WATCHDOG=1"), tick_of(service)
+        service.wait_until(lambda: tick_of(service) >= tick + 6, "ticking")
+        return systemd.heard().count("WATCHDOG=1") - before
+
+    with Service(tmp_path, prelude=prelude) as service:
+        service.wait_until(lambda: feedings() > 0, "alive")
+        blindfold.touch()
+        service.wait_until(lambda: feedings() == 0, "silent")
+        blindfold.unlink()
+        service.wait_until(lambda: feedings() > 0, "alive again")
+        assert service.stop() == 0
+
+
+def tick_of(service: Service) -> int:
+    """The tick that it shows."""
+    return int(service.data("/api/system")["schedule"]["tick"])
 
 
 def test_a_service_whose_journal_cannot_be_opened_is_ready_and_says_so(

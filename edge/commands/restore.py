@@ -183,7 +183,8 @@ def _staged(file: Path, manifest: Manifest, state: Path) -> Iterator[Path]:
 def _settle_owners(state: Path, staged: Path, *, is_new: bool) -> None:
     """Let the state belong to one account: that of the folder, or the backup's if root made it."""
     files = list(staged.iterdir())
-    owner = files[0].stat() if is_new and files else state.stat()
+    theirs = [path.stat() for path in sorted(files, key=lambda path: path.name != STATE_FILE)]
+    owner = theirs[0] if is_new and theirs else state.stat()
     for path in [state, staged, *files]:
         os.lchown(path, owner.st_uid, owner.st_gid)
 
