@@ -33,8 +33,9 @@ Registration = dict[str, Any]
 class Service:
     """A service that reads all units of `lines`, from the start of a `with` block to its end.
 
-    others: further meters. broker_port: where the MQTT ones among them are heard. journal: what
-    it has recorded before, to be moved to it. cores: those it may run on; without any, all.
+    others: further meters. broker_port: where the MQTT ones among them are heard. config: further
+    lines of its configuration. journal: what it has recorded before, to be moved to it. cores:
+    those it may run on; without any, all.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Service:
         *,
         others: Sequence[Registration] = (),
         broker_port: int | None = None,
+        config: str = "",
         journal: Path | None = None,
         cores: Collection[int] = (),
     ) -> None:
@@ -57,9 +59,11 @@ class Service:
             journal.rename(self._state_dir / journal.name)
         self._arguments = ["-m", "edge", "run", f"--state-dir={self._state_dir}"]
         if broker_port is not None:
-            config = self._state_dir / "edge.toml"
-            config.write_text(f'[mqtt.brokers.default]\nhost = "{HOST}"\nport = {broker_port}\n')
-            self._arguments.append(f"--config={config}")
+            config += f'[mqtt.brokers.default]\nhost = "{HOST}"\nport = {broker_port}\n'
+        if config:
+            config_file = self._state_dir / "edge.toml"
+            config_file.write_text(config)
+            self._arguments.append(f"--config={config_file}")
         self._cores = cores
         self._stack = ExitStack()
 
