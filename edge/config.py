@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -112,13 +112,15 @@ def _sinks(document: Any) -> tuple[dict[str, SinkConfig], list[Fault]]:
 def _with_paths(
     config: Config, document: Mapping[str, Any], origins: Mapping[str, str], folder: Path
 ) -> Config:
-    """Take relative paths that the file gives from the file's own folder."""
+    """Take relative paths that the file gives from the file's own folder.
+
+    What is a link to a file stays one: who renews a certificate has it lead to another.
+    """
     folder = Path(os.path.realpath(folder))
 
-    def resolved(section: Any, names: Iterable[str]) -> Any:
+    def resolved(section: Any, names: Iterable[str], real: Callable[[Path], Any] = str) -> Any:
         given = {name: getattr(section, name) for name in names}
-        # What is a link stays one: who renews a certificate has it lead to another file.
-        paths = {name: os.path.normpath(folder / path) for name, path in given.items() if path}
+        paths = {name: real(folder / path) for name, path in given.items() if path}
         return attrs.evolve(section, **paths)
 
     def from_file(section: str, *names: str) -> list[str]:
@@ -133,8 +135,8 @@ def _with_paths(
     return attrs.evolve(
         config,
         api=resolved(config.api, from_file("api", *API_FILES)),
-        state=resolved(config.state, from_file("state", "dir")),
-        templates=resolved(config.templates, from_file("templates", "dir")),
+        state=resolved(config.state, from_file("state", "dir"), os.path.realpath),
+        templates=resolved(config.templates, from_file("templates", "dir"), os.path.realpath),
         mqtt=attrs.evolve(config.mqtt, brokers=brokers),
         sinks=sinks,
     )

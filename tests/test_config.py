@@ -207,9 +207,9 @@ def test_a_relative_folder_of_templates_in_the_file_starts_at_the_file(file: Pat
 
 def test_relative_files_of_the_certificate_in_the_file_start_at_the_file(file: Path) -> None:
     written(file, "[api]\ncert_file = '../tls/cert.pem'\nkey_file = '/etc/key.pem'")
-    folder = os.path.realpath(file.parent.parent)
+    folder = os.path.realpath(file.parent)
     api = load_config(file, {}, {}).api
-    assert (api.cert_file, api.key_file) == (f"{folder}/tls/cert.pem", "/etc/key.pem")
+    assert (api.cert_file, api.key_file) == (f"{folder}/../tls/cert.pem", "/etc/key.pem")
     api = load_config(file, {"DLM_EDGE_API_CERT_FILE": "cert.pem"}, {}).api
     assert (api.cert_file, api.key_file) == ("cert.pem", "/etc/key.pem")
 
@@ -256,7 +256,7 @@ def test_every_key_of_a_broker(file: Path) -> None:
             tls=True,
             ca_file="/etc/ssl/ca.pem",
             cert_file=f"{folder}/certs/client.pem",
-            key_file=f"{folder.parent}/client.key",
+            key_file=f"{folder}/../client.key",
             client_id="dlm-edge 1",
             keepalive_s=5,
         ),
