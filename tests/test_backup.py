@@ -352,6 +352,30 @@ def test_a_file_that_was_copied_in_part_is_in_no_backup(
     assert [path.name for path in file.parent.iterdir()] == ["source"]
 
 
+def test_a_link_beside_the_configuration_stays_one(
+    source: Site, target: Site, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As certbot's are: it has them lead to the renewed certificate."""
+    pair = "\n".join(f'{one}_file = "live.{one}"' for one in ("cert", "key"))
+    source.config.write_text(f'[api]\n{pair}\n[templates]\ndir = "templates"\n')
+    target.etc.mkdir(parents=True)
+    for site, word in ((source, "old"), (target, "renewed")):
+        for one in ("cert", "key"):
+            real = tmp_path / f"{word}.{one}"
+            real.write_text(word)
+            (site.etc / f"live.{one}").symlink_to(real)
+    assert source.backup(file) == 0
+    with tarfile.open(file) as tar:
+        assert {"config/live.cert", "config/live.key"} <= set(tar.getnames())
+    assert target.restore(file) == 0
+    assert f"{target.etc / 'live.cert'} is a link here" in capsys.readouterr().out
+    assert (target.etc / "live.cert").is_symlink()
+    assert (target.etc / "live.cert").read_text() == "renewed"
+    (target.etc / "live.key").unlink()
+    assert target.restore(file) == 0
+    assert (target.etc / "live.key").read_text() == "old"
+
+
 # --- Whose the files are -------------------------------------------------------------------------
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
@@ -465,7 +489,7 @@ def test_a_meter_names_no_file_but_a_small_one_that_the_service_may_read(
     file: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = source.etc / name
+    path = source.etc.resolve() / name
     make(path)
     let_a_meter_name(source, str(path))
     assert source.backup(file) == 1
@@ -475,20 +499,22 @@ def test_a_meter_names_no_file_but_a_small_one_that_the_service_may_read(
 
 
 @only_root
-def test_a_link_that_the_service_put_leads_to_no_file_of_others(
-    source: Site, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("folder", ["state", "etc"])
+def test_a_link_that_the_service_may_turn_leads_to_no_file_of_others(
+    folder: str, source: Site, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = tmp_path / "shadow"
     private.write_text("hush")
     private.chmod(0o600)
     give("daemon", source.state)
     (source.state / "cert.pem").symlink_to(private)
-    pair = "\n".join(f'{one}_file = "{source.state / "cert.pem"}"' for one in ("cert", "key"))
-    source.config.write_text(f"[api]\n{pair}\n")
+    (source.etc / "cert.pem").symlink_to(source.state / "cert.pem")  # by root
+    named = {"state": source.state, "etc": source.etc}[folder] / "cert.pem"
+    source.config.write_text(f'[api]\ncert_file = "{named}"\nkey_file = "{named}"\n')
     assert source.backup(file) == 1
-    assert f"{source.state / 'cert.pem'} is named but not in the" in capsys.readouterr().err
+    assert f"{named.parent.resolve() / 'cert.pem'} is named but not in" in capsys.readouterr().err
     with tarfile.open(file) as tar:
-        assert "state/cert.pem" not in tar.getnames()
+        assert not [name for name in tar.getnames() if name.endswith("cert.pem")]
 
 
 def test_a_file_of_one_run_only_is_not_taken_by_its_name(source: Site, file: Path) -> None:

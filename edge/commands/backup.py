@@ -30,6 +30,7 @@ from edge.config import API_FILES, BROKER_FILES, SINK_FILES
 from edge.errors import DlmError, JournalError
 from edge.journal.copying import copy_database
 from edge.journal.schema import FILE_NAME
+from edge.paths import printable
 from edge.registry import BACKUP_FILE, STATE_FILE
 from edge.settings import Config
 from edge.times import timestamp
@@ -42,6 +43,8 @@ _OWN_NAMES = (STATE_FILE, TOKENS_FILE, LOCK_FILE, LOCAL_FILE, FILE_NAME, "before
 """How the names begin of what the service and `dlm-edge restore` make in the state folder."""
 _MOST_NAMED_BYTES = 1024 * 1024
 """Certificates, keys, passwords and templates are all smaller."""
+_MOST_LINKS = 40
+"""As many as the system itself follows; source: path_resolution(7)."""
 _NOT_THERE = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG),
 }
@@ -49,6 +52,8 @@ _NOT_THERE = {
 _NOTE = (
     "The file holds passwords, keys and all that was recorded: keep it where only you can read it."
 )
+_MOST_PATH = 4096
+"""Characters; source: PATH_MAX of limits.h."""
 _NICENESS = 19
 """The service on this machine goes first."""
 
@@ -83,8 +88,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
         print(f"The backup cannot be written ({error}); see to its folder.", file=sys.stderr)
         return 1
     for path in missing:
+        name = printable(str(path), _MOST_PATH)
         print(
-            f"{path} is named but not in the backup: it cannot be read, has over 1 MB, or is no "
+            f"{name} is named but not in the backup: it cannot be read, has over 1 MB, or is no "
             "plain file, or not one that the service may read and has not made; copy it by hand.",
             file=sys.stderr,
         )
@@ -151,7 +157,7 @@ def _gather(
     # put a link to any file into its folder.
     service = state.stat()
     by_config = {
-        path: service if path.is_relative_to(state) else None
+        path: service if _leads_through(path, state) else None
         for path in map(_beside_real, files_named_by(config))
     }
     by_meters = map(_beside_real, _files_named_by_meters(folder / STATE / STATE_FILE))
@@ -269,6 +275,17 @@ def _write(folder: Path, output: Path, config_file: Path | None) -> list[str]:
     os.replace(part, output)
     sync_folder(output.parent)
     return list(manifest.files)
+
+
+def _leads_through(path: Path, folder: Path) -> bool:
+    """Tell whether a file or, if it is a link, any that it leads to lies below a folder."""
+    for _ in range(_MOST_LINKS):
+        if path.is_relative_to(folder):
+            return True
+        if not path.is_symlink():
+            return False
+        path = _beside_real(path.parent / path.readlink())
+    return True
 
 
 def _beside_real(path: Path) -> Path:

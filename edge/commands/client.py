@@ -150,6 +150,8 @@ def _words_of(error: OSError | HTTPException) -> str:
         return "nothing listens there"
     if isinstance(error, IncompleteRead | ConnectionError):
         return "the connection ended before the answer did"
+    if isinstance(error, HTTPException):
+        return "what answers there speaks another protocol"
     return str(error)
 
 

@@ -105,9 +105,11 @@ def run(args: argparse.Namespace, config_file: Path | None, load: Load) -> int:
         return 1
     print(*told, sep="\n")
     for name in _names_below(manifest, ELSEWHERE):
-        command = ["tar", "-xzpf", str(args.file), "-C", "/", "--strip-components=1", name]
-        path = name.removeprefix(ELSEWHERE)
-        print(f"Put {path} into place, if it belongs there: {shlex.join(command)}")
+        path = Path(name.removeprefix(ELSEWHERE))
+        link = " (a link here, whose place it would take)" if path.is_symlink() else ""
+        command = shlex.join(["tar", "-xzpf", "-", "-C", "/", "--strip-components=1", name])
+        command += f" < {shlex.quote(str(args.file))}"
+        print(f"Put {path} into place, if it belongs there{link}: {command}")
     print("Done; start the service.")
     return 0
 
@@ -244,6 +246,9 @@ def _put_config(manifest: Manifest, here: _Here) -> list[str]:
         is_main = name == manifest.config
         beside = here.config_file.parent / Path(name).relative_to(CONFIG)
         target = here.config_file if is_main else beside
+        if target.is_symlink() and not is_main:
+            told.append(f"{target} is a link here and stays one; the backup's own is {name} in it.")
+            continue
         before = _put_file(here.folder / name, target)
         fate = f"; what was there before is {before}" if before else ""
         told.append(f"{target} is the backup's{fate}.")
