@@ -117,6 +117,10 @@ def _check(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     config = _load(args)
     tokens = Tokens(Path(config.state.dir))
     require_token_beyond_loopback(config.api, tokens)
+    if config.api.cert_file and config.api.key_file:
+        from edge.api.tls import make_context
+
+        make_context(config.api.cert_file, config.api.key_file)
     try:
         library = library_of(config)
         references = References(library, config.mqtt.all(), config.security.reach)

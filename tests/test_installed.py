@@ -128,17 +128,17 @@ def test_its_log_is_in_the_journal_by_priority(machine: Machine) -> None:
 
 
 def test_it_feeds_the_watchdog_which_ends_it_when_it_stands_still(machine: Machine) -> None:
-    watchdog_s = 2
+    watchdog_s = 4
     drop_in(machine, f"WatchdogSec={watchdog_s}", "RestartSec=0")
     machine.run("systemctl", "restart", "dlm-edge")
     fed_us: set[int] = set()
 
     def has_been_fed_for_long() -> bool:
         fed_us.add(int(machine.show("WatchdogTimestampMonotonic")))
-        return max(fed_us) - min(fed_us) > 3 * watchdog_s * 1_000_000
+        return max(fed_us) - min(fed_us) > 2 * watchdog_s * 1_000_000
 
     wait_until(has_been_fed_for_long, timeout_s=30, what="feeding")
-    assert len(fed_us) > 2 * FEEDINGS  # in the time of three watchdogs
+    assert len(fed_us) >= FEEDINGS  # in the time of two watchdogs
     assert machine.show("NRestarts") == "0"
 
     process = machine.show("MainPID")
@@ -193,6 +193,11 @@ def test_a_drop_in_counts_for_commands_and_upgrades_too(machine: Machine, tmp_pa
     done = install(machine, newer)
     assert done.returncode == 0, done.stderr
     assert machine.show("SubState") == "running"
+
+    drop_in(machine, 'Environment="DLM_EDGE_STATE_DIR=/mnt/my disk"')
+    refused = machine.run("dlm-edge", "token", "list", check=False)
+    assert refused.returncode == 2
+    assert "DLM_EDGE_STATE_DIR of the unit's drop-ins is quoted" in refused.stderr
 
 
 def test_a_backup_makes_a_new_controller_the_one_before(machine: Machine, archive: Path) -> None:

@@ -264,6 +264,9 @@ def test_check_names_the_faults_of_ones_own_templates(
     assert f"{folder / 'maker-model.toml'}: source: is missing" in capsys.readouterr().err
     file.write_text("[site]\ngrid_capacity_kw = 0\n")
     assert main([*check, "--can-start"]) == 2
+    file.write_text('[api]\ncert_file = "no.pem"\nkey_file = "no.key"\n')
+    assert main([*check, "--can-start"]) == 2
+    assert "api.cert_file: " in capsys.readouterr().err
 
 
 def test_check_says_that_the_state_cannot_be_read(

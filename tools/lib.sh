@@ -137,7 +137,8 @@ ensure_venv() { # NAME LOCK [OPTIONS of pip install]
 
 need_root() {
     [[ $EUID -eq 0 ]] || die "this needs root; run: sudo $0${*:+ $*}"
-    PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # `su` leaves root without them
+    # `su` leaves root without some of them, and with a user's own in front.
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 }
 
 # Tells whether systemd is the init of this machine, as sd_booted(3) does; it is not in a chroot.
