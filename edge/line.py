@@ -34,9 +34,9 @@ LISTEN_S = 0.1
 """How long a stop or another plan may wait for a listener."""
 MARGIN_S = 600.0
 """Beside the waits of an attempt, for the resolution of a name. With three servers that are silent
-that takes half a minute, and 450 s if each is given all the attempts and the time that
-resolv.conf(5) has; twice that with a search list. A line that is not heard of for longer hangs; its
-meters are offline long before."""
+that takes a minute at most, and 450 s if it is asked for once with all the attempts and the time
+that resolv.conf(5) has room for. A line that is not heard of for longer hangs; its meters are
+offline long before."""
 MOST_WAITS = 60
 """More time-outs than one attempt can come to: of addresses, TLS, blocks, retries, late replies."""
 PROBE_WITHIN_S = MARGIN_S + 300.0

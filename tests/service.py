@@ -97,12 +97,16 @@ class Service:
 
         Fails at once when the process ends.
         """
+        came = False
 
         def done() -> bool:
-            return bool(condition()) or self.process.poll() is not None
+            nonlocal came
+            has_ended = self.process.poll() is not None
+            came = bool(condition())
+            return came or has_ended
 
         wait_until(done, timeout_s=timeout_s, what=f"{what}; the service's log:\n{self.log}\nit")
-        if not condition():
+        if not came:
             fail(f"the service ended with {self.process.returncode}, not {what}:\n{self.log}")
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
