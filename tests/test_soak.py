@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tools.soak.devices import GRID_CAPACITY_KW, Day, make_devices, signature
+from tools.soak.devices import FAILSAFE_KW, GRID_CAPACITY_KW, Day, make_devices, signature
 from tools.soak.facts import Facts, Span, Spans
 from tools.soak.judge import judge
 from tools.soak.plan import LEAST_S, QUIET_S, SURROUNDINGS, make_plan
@@ -32,6 +32,7 @@ from tools.soak.records import (
     read_export,
 )
 from tools.soak.report import curves, markdown
+from tools.soak.told import never_too_much
 
 UNIX_S = 1_760_000_000.0
 ENDS_S = 200.0
@@ -185,6 +186,11 @@ def _too_much(facts: Facts) -> Facts:
     return replace(facts, loads=[*facts.loads, Load(77.4, 77.5, FREE_KW + 0.1, "good")])
 
 
+def _more_than_failsafe(facts: Facts) -> Facts:
+    load = Load(77.4, 77.5, FAILSAFE_KW + 0.1, "failsafe")
+    return replace(facts, loads=[*facts.loads, load])
+
+
 def _dead_counts_as_none(facts: Facts) -> Facts:
     """The annex has no maxPower, so that nobody knows what it draws when it is silent."""
     return never_said(facts, *((ANNEX, serial) for serial in range(51, 99)))
@@ -285,6 +291,7 @@ def _slow_machine(facts: Facts) -> Facts:
         (_live_without_values, {"shown"}),
         (_too_much, {"capacity"}),
         (_dead_counts_as_none, {"capacity"}),
+        (_more_than_failsafe, {"capacity"}),
         (_no_answer, {"answered"}),
         (_delayed, {"punctual"}),
         (_missed_tick, {"ticks"}),
@@ -306,6 +313,18 @@ def test_what_is_wrong_is_found_by_its_check(
     spoil: Callable[[Facts], Facts], said: set[str]
 ) -> None:
     assert failed(spoil(a_run())) == said
+
+
+def test_failsafe_is_not_judged_by_a_device_that_the_service_did_not_hear() -> None:
+    """The annex, which has no maxPower, drew all that was free, and its answers were lost."""
+    facts = a_run()
+    served = [
+        each._replace(power_kw=each.power_kw + FREE_KW) if each.device == ANNEX else each
+        for each in facts.served
+    ]
+    for quality, ok in (("failsafe", True), ("good", False)):
+        load = Load(77.4, 77.5, FAILSAFE_KW, quality)
+        assert never_too_much(replace(facts, served=served, loads=[load])).ok is ok
 
 
 # --- What is excused -----------------------------------------------------------------------------

@@ -63,21 +63,23 @@ def never_too_much(facts: Facts) -> Verdict:
 
 
 def _most_free_kw(facts: Facts, load: Load) -> float:
-    """The most that is right by what the devices said as long ago as may count."""
+    """The most that is right by what the devices said as long ago as may count.
+
+    In failsafe a device without maxPower was not heard, whatever it said: a fault on its way, or
+    the service's own start, came between. So none of them is reckoned with then.
+    """
     free_kw = GRID_CAPACITY_KW
     limit_kw = math.inf
     for device in facts.devices.values():
         if device.meter_type == "zone":
             continue
-        powers_kw = _powers_kw(facts, device, load)
+        powers_kw, most_kw = _powers_kw(facts, device, load), device.max_power_kw
         if device.meter_type == "solar":
             free_kw += max(powers_kw, default=0.0)
-        elif powers_kw:
-            free_kw -= min(powers_kw)
-        elif device.max_power_kw is not None:
-            free_kw -= device.max_power_kw
-        else:
+        elif most_kw is None and (not powers_kw or load.quality == "failsafe"):
             limit_kw = FAILSAFE_KW
+        else:
+            free_kw -= min(powers_kw, default=most_kw or 0.0)
     return max(0.0, min(free_kw, limit_kw))
 
 
