@@ -407,8 +407,8 @@ def _share_one_heap() -> None:
     With glibc's usual heap for each, what many threads had for a while stays scattered: in ten
     minutes of faults the process grew to 48 MB instead of 42. And what is large, as a meter's hour,
     leaves holes there once one of its size was given back, unless the size from which on it goes
-    back to the system is fixed: 3.3 MB in eight minutes, instead of 0.9. Elsewhere there is no such
-    call. Source: mallopt(3), M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h.
+    back to the system is fixed. Elsewhere there is no such call. Source: mallopt(3), M_ARENA_MAX
+    and M_MMAP_THRESHOLD of malloc.h.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
