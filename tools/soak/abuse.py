@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import threading
 from collections.abc import Iterator
-from types import TracebackType
 
 from tools.bench.process import HOST
+from tools.soak.beside import Beside
 
 _IDLE = 80
 """More than `api.max_connections`."""
@@ -38,32 +37,18 @@ _RUDE = (
 )
 
 
-class Abuse:
+class Abuse(Beside):
     """The siege, from the start of a `with` block to its end."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="abuse", daemon=True)
+        super().__init__("abuse")
 
-    def __enter__(self) -> Abuse:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         rng = random.Random(0)
         kept: list[socket.socket] = []
         rude = self._rude(rng)
-        while not self._stopping.wait(_PAUSE_S):
+        while not self.stopping.wait(_PAUSE_S):
             with contextlib.suppress(OSError):
                 kept.append(self._connected())
                 # Some wait in silence, some say a byte at a time, some take no live updates.

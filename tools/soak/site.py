@@ -12,12 +12,10 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from edge.simulate import Fault, FaultKind, Simulator, TcpEndpoint
@@ -26,6 +24,7 @@ from edge.simulate.http import HttpEndpoint
 from edge.simulate.mqtt import MqttMeter
 from edge.simulate.payload import PayloadMeter, Place
 from tools.bench.process import Bench, Child
+from tools.soak.beside import Beside
 from tools.soak.devices import FIELDS, HOST, LAYOUT, Day, Device, make_devices
 from tools.soak.records import Served
 
@@ -67,15 +66,14 @@ class Site(Child):
         return [Served(*each) for each in json.loads(self._file.read_text())]
 
 
-class MetersOfBroker:
+class MetersOfBroker(Beside):
     """The MQTT devices: a client each, and one thread that has them speak every second."""
 
     def __init__(self, broker: tuple[str, int]) -> None:
+        super().__init__("site-mqtt")
         self.meters: dict[int, PayloadMeter] = {}
         self._broker = broker
         self._clients: list[MqttMeter] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="site-mqtt")
 
     def add(self, device: Device, source: Callable[[], Mapping[str, float]]) -> None:
         """Have one more speak."""
@@ -86,22 +84,12 @@ class MetersOfBroker:
     def __enter__(self) -> MetersOfBroker:
         for client in self._clients:
             client.connect()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         rng = random.Random(0)
         next_mono_s = time.monotonic()
-        while not self._stopping.wait(max(0.0, next_mono_s - time.monotonic())):
+        while not self.stopping.wait(max(0.0, next_mono_s - time.monotonic())):
             for client in self._clients:
                 client.publish(rng)
             # Who was held up does not make up for it: two messages at once count as one.

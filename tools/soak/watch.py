@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tools.bench.process import HOST
+from tools.soak.beside import Beside
 from tools.soak.devices import signature
 from tools.soak.records import Load, Sample, Shown, Unanswered
 from tools.soak.service import NoAnswer, Service
@@ -28,13 +28,14 @@ _BUCKETS = "dlm_schedule_lateness_seconds_bucket"
 _LE = re.compile(r'le="([^"]+)"')
 
 
-class Watch:
+class Watch(Beside):
     """Looks once a second, on a thread of its own, while the service is there. A context manager.
 
     What it saw is to be read when it has ended.
     """
 
     def __init__(self, service: Service) -> None:
+        super().__init__("watch")
         self.shown: list[Shown] = []
         self.loads: list[Load] = []
         self.samples: list[Sample] = []
@@ -42,24 +43,9 @@ class Watch:
         self.answered = 0
         self._service = service
         self._waited_ns: dict[str, int] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch")
 
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(_PERIOD_S):
+    def run(self) -> None:
+        while not self.stopping.wait(_PERIOD_S):
             pid, life = self._service.pid, len(self._service.lives)
             if pid is None:
                 continue
