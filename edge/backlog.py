@@ -31,18 +31,20 @@ class Backlog:
         self._most = self._size = most
         self._open_history = open_history
         self._pieces: Generator[Piece, None, None] | None = None
+        self._to_seq = 0
 
-    def next_piece(self, from_seq: int, end_seq: int) -> Piece | None:
-        """Give the next piece of the gap that is left; None after the last of a stretch of it.
+    def next_piece(self, from_seq: int, end_seq: int) -> Piece:
+        """Give the next piece of the gap that is left. The journal is open from the first one on.
 
         Raises JournalError. A gap is to be given to its end, or dropped, before another.
         """
         if self._pieces is None:
-            self._pieces = self._pieces_of(from_seq, min(end_seq, from_seq + LOOK_UP))
-        piece = next(self._pieces, None)
-        if piece is None:
-            self._pieces = None
-        return piece
+            self._to_seq = min(end_seq, from_seq + LOOK_UP)
+            self._pieces = self._pieces_of(from_seq, self._to_seq)
+        points, done_seq = next(self._pieces)
+        if done_seq >= self._to_seq:
+            self.drop()
+        return points, done_seq
 
     def took(self, took_s: float) -> None:
         """Fit the size to the time that it took to send a piece."""
@@ -52,7 +54,7 @@ class Backlog:
             self._size = min(self._most, 2 * self._size)
 
     def drop(self) -> None:
-        """Begin anew with the next piece, where the gap then begins; the journal is closed."""
+        """Close the journal; begin anew with the next piece, where the gap then begins."""
         if self._pieces is not None:
             self._pieces.close()
             self._pieces = None

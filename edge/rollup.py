@@ -29,6 +29,8 @@ from edge.counter import Correction, Kind, Limits, Rise, Trace, trace
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 from edge.times import moment
 
+SUMMED_UP = ("power", "energy", "energyExport")
+"""The quantities that an hour is made of."""
 _HOUR_MS = 3_600_000
 _NO_BOOTS: Mapping[int, str] = {}
 

@@ -236,10 +236,7 @@ class Uplink:
         """Send the next piece of the oldest gap."""
         began_s = self._clock.mono_s()
         from_seq, end_seq = self._place.gaps[0]
-        piece = self._backlog.next_piece(from_seq, end_seq)
-        if piece is None:
-            return False
-        points, done_seq = piece
+        points, done_seq = self._backlog.next_piece(from_seq, end_seq)
         self._send(points, Resolution.RAW)
         if done_seq > from_seq:
             self._took(from_seq, done_seq)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -122,6 +124,28 @@ def test_a_column_comes_back(column: list[float | None]) -> None:
     assert exact(roundtrip(some)) == exact(some)
 
 
+@given(chunks(), st.data())
+def test_only_what_is_wanted_comes_back(some: Chunk, data: st.DataObject) -> None:
+    names = list(some.values)
+    wanted = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    found = decode_block(encode_block(some), some.series, some.era, some.unix_ms[0], wanted)
+    values = {name: column for name, column in some.values.items() if name in wanted}
+    assert exact(found) == exact(replace(some, values=values))
+
+
+def test_an_hour_takes_eight_bytes_for_each_value() -> None:
+    """Some are kept while they are sent and summed up, on machines with little memory."""
+    block = encode_block(hour())
+    tracemalloc.start()
+    try:
+        found = decode_block(block, SERIES, 3, FROM_MS)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    columns = (found.seqs, found.unix_ms, *found.values.values(), found.suspect)
+    assert held_bytes < 8 * len(found) * len(columns) + 4000
+
+
 def test_an_hour_of_a_meter_comes_back_and_is_small() -> None:
     some = hour()
     data = encode_block(some)
@@ -204,8 +228,10 @@ def signed(body: bytes) -> bytes:
 def test_a_head_that_makes_no_sense_is_a_bad_block(head: bytes) -> None:
     deflate = zlib.compressobj(wbits=-15)
     stream = deflate.compress(head + bytes(8)) + deflate.flush()
-    with pytest.raises(BadBlock, match="format"):
-        decode_block(signed(struct.pack("<BHH", 1, 4, len(head)) + stream), SERIES, 3, FROM_MS)
+    data = signed(struct.pack("<BHH", 1, 4, len(head)) + stream)
+    for only in (None, ()):
+        with pytest.raises(BadBlock, match="format"):
+            decode_block(data, SERIES, 3, FROM_MS, only)
 
 
 def test_a_block_that_would_inflate_without_end_is_refused() -> None:

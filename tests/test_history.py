@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from edge.api.history import STREAMS, HistoryAnswers
 from edge.api.question import parse_query
 from edge.api.readers import Readers
 from edge.api.server import ApiServer
+from edge.block import decode_block
 from edge.errors import JournalError, RequestError
 from edge.journal.history import History
 from edge.model import Meter
@@ -154,6 +156,7 @@ def test_since_is_all_of_a_range_and_says_what_is_done(
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr("edge.journal.history._WINDOW", data.draw(st.sampled_from((1, 7, 100))))
         patch.setattr("edge.journal.history._KEPT_READINGS", data.draw(st.sampled_from((0, 10))))
+        patch.setattr("edge.journal.history._TAIL_WINDOW", data.draw(st.sampled_from((1, 7, 100))))
         with WrittenJournal(Path(folder)) as journal:
             every = [one for one in write(journal, drawn, sealed) if low <= one[1] < high]
             with History(journal.path) as history:
@@ -400,6 +403,27 @@ def test_memory_is_bounded_however_much_is_read(journal: WrittenJournal) -> None
         finally:
             tracemalloc.stop()
     assert peak_bytes < 10_000_000
+
+
+def test_what_is_sent_again_is_decoded_once_and_takes_little_memory(
+    journal: WrittenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many readings as are sealed at a time, of 24 meters side by side."""
+    for number in range(24):
+        seqs = range(1 + number, 1 + 24 * 500, 24)
+        rows = [(seq, START_MS + 5000 * seq, values_at(seq)) for seq in seqs]
+        journal.add_block(a_series(f"meter_{number}"), rows)
+    decoded = Mock(wraps=decode_block)
+    monkeypatch.setattr("edge.journal.rows.decode_block", decoded)
+    with History(journal.path) as history:
+        tracemalloc.start()
+        try:
+            assert sum(len(chunk) for chunk, _ in history.since(1, 12_001)) == 12_000
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert decoded.call_count == 24
+    assert peak_bytes < 2_500_000
 
 
 # --- The call ------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ class MemoryJournal:
         self.broken = False
         self.waits = True
         self.deleted_below = 0
+        self.readers = 0
+        """That are open."""
         self._news = threading.Condition()
 
     def commit(self, *chunks: Chunk) -> None:
@@ -96,10 +98,11 @@ class MemoryJournal:
     def reader(self, path: Path, report_damage: Callable[[str], None]) -> MemoryJournal:
         if self.broken:
             raise JournalError("The journal cannot be read (disk I/O error); ask again.")
+        self.readers += 1
         return self
 
     def close(self) -> None:
-        """Nothing is open."""
+        self.readers -= 1
 
     def since(self, from_seq: int, to_seq: int) -> Iterator[tuple[Chunk, int]]:
         for chunk in list(self.chunks):
@@ -419,6 +422,17 @@ def test_a_gap_is_sent_whole_in_pieces_of_any_size() -> None:
         rig.journal.commit(*(a_chunk(first, 50) for first in range(1, 2001, 50)))
         rig.run(120.0)
         assert rig.sink.readings == [float(seq) for seq in range(1, 2001)], piece
+        assert rig.journal.readers == 0, piece
+
+
+def test_nothing_of_the_journal_is_held_while_the_server_is_away() -> None:
+    rig = Rig(Place(live=1001, gaps=((1, 1001),)))
+    rig.journal.commit(*(a_chunk(first, 50) for first in range(1, 1001, 50)))
+    rig.step(3)
+    assert (rig.uplink.state.backlog, rig.journal.readers) == (900, 1)
+    rig.sink.fault = raises(SinkRetry("It is down."))
+    rig.run()
+    assert rig.journal.readers == 0
 
 
 def test_a_journal_that_cannot_be_read_is_tried_again() -> None:

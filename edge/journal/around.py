@@ -18,11 +18,12 @@ from edge.journal.merge import cut
 from edge.journal.rows import HOUR_MS
 from edge.journal.store import IMPORT_BOOT, Store
 from edge.record import Chunk, Series
+from edge.rollup import SUMMED_UP
 
 _AROUND = 6
 """Readings before and after; three good ones tell what a counter did."""
 _MOST_BLOCKS_BEFORE = 8
-_SEEN_READINGS = 6000
+_SEEN_READINGS = 12_000
 """How many are kept decoded: two hours of a meter are looked at again and again."""
 _NO_SEQ = 1 << 62
 
@@ -194,7 +195,7 @@ class Around:
             self._decoded.move_to_end(block.id)
             return self._decoded[block.id]
         sound = self._store.block(block.id)
-        chunk = sound.chunk(self._series) if sound else None
+        chunk = sound.chunk(self._series, SUMMED_UP) if sound else None
         self._decoded[block.id] = chunk
         self._decoded_readings += len(chunk) if chunk else 0
         while self._decoded_readings > _SEEN_READINGS and len(self._decoded) > 1:

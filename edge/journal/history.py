@@ -10,10 +10,9 @@ What a damaged index leads to twice, or out of order, is given once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from edge.batch import to_chunks
@@ -26,8 +25,10 @@ _LONGEST_BLOCK_MS = 2 * 3_600_000
 """No block is longer, even one whose clock was corrected."""
 _WINDOW = 10_000
 """Sequence numbers that `since` gives series by series, before it begins with the next ones."""
-_KEPT_READINGS = 20_000
-"""Readings of decoded blocks that are kept for the next window."""
+_TAIL_WINDOW = 2_000
+"""The same where readings are not in columns yet, and take more room."""
+_KEPT_READINGS = 30_000
+"""Readings of decoded blocks that are kept for the next window: more than are sealed at a time."""
 _ROLLUPS_AT_A_TIME = 500
 _NEVER_MS = 1 << 62
 _TRIES = 8
@@ -42,10 +43,6 @@ class History(CheckedRows):
 
     What is iterated over is read as it goes, in memory for some thousand readings.
     """
-
-    def __init__(self, path: Path, report_damage: Callable[[str], None] | None = None) -> None:
-        super().__init__(path, report_damage)
-        self._kept: dict[tuple[int, int], Chunk] = {}
 
     # --- What can be asked for -------------------------------------------------------------------
 
@@ -199,16 +196,20 @@ class History(CheckedRows):
         """Go through blocks window by window; in each one, series by series."""
         waiting = sorted(blocks, key=lambda block: block[2])
         position = from_seq
+        kept: dict[int, Chunk] = {}
         while waiting:
             begin = max(position, waiting[0][2])
             position = min(begin + _WINDOW, to_seq)
             chunks = []
-            for number, from_ms, first_seq, _ in waiting:
+            for number, from_ms, first_seq, last_seq in waiting:
                 if first_seq >= position:
                     break
-                chunk = self._kept_block(seen, number, from_ms)
-                if chunk is not None:
-                    chunks.append(between(chunk, begin, position))
+                chunk = kept.pop(number, None) or self._block(seen, number, from_ms)
+                if chunk is None:
+                    continue
+                chunks.append(between(chunk, begin, position))
+                if last_seq >= position and sum(map(len, kept.values())) < _KEPT_READINGS:
+                    kept[number] = chunk
             yield from _with_place([chunk for chunk in chunks if len(chunk)], begin, position)
             waiting = [block for block in waiting if block[3] >= position and position < to_seq]
 
@@ -221,7 +222,7 @@ class History(CheckedRows):
             batch = [one for one in self._batch(row) if from_seq <= one[0] < to_seq]
             readings += (one for one in batch if one[1] in seen.series)
             ends_era = number + 1 == len(tail) or tail[number + 1].era != row.era
-            if readings and (ends_era or len(readings) >= _WINDOW):
+            if readings and (ends_era or len(readings) >= _TAIL_WINDOW):
                 chunks = to_chunks(readings, seen.series, row.era)
                 yield from _with_place(chunks, readings[0][0], readings[-1][0] + 1)
                 readings = []
@@ -335,16 +336,6 @@ class History(CheckedRows):
             if not rows:
                 return
             yield rows[0]
-
-    def _kept_block(self, seen: Seen, number: int, from_ms: int) -> Chunk | None:
-        """The same; kept for a while, since the next window may need the rest of it."""
-        key = number, from_ms
-        chunk = self._kept.get(key) or self._block(seen, number, from_ms)
-        if chunk is not None and key not in self._kept:
-            if sum(map(len, self._kept.values())) + len(chunk) > _KEPT_READINGS:
-                self._kept.clear()
-            self._kept[key] = chunk
-        return chunk
 
 
 _Listed = tuple[int, int, int, int]

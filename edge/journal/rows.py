@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -67,10 +67,15 @@ class BlockRow(NamedTuple):
     length: int
     data: bytes
 
-    def chunk(self, series: Mapping[int, Series]) -> Chunk | None:
-        """Decode it; None if it is damaged, or its series is not known."""
+    def chunk(
+        self, series: Mapping[int, Series], only: Collection[str] | None = None
+    ) -> Chunk | None:
+        """Decode it; None if it is damaged, or its series is not known.
+
+        only: the quantities that are wanted; None is all.
+        """
         try:
-            return decode_block(self.data, series[self.series], self.era, self.from_ms)
+            return decode_block(self.data, series[self.series], self.era, self.from_ms, only)
         except (ValueError, TypeError, KeyError):
             return None
 
