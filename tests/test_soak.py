@@ -61,7 +61,7 @@ def sample(mono_s: float, **changes: Any) -> Sample:
     """What the process costs at a second."""
     ticks = int(mono_s * 10)
     made = Sample(
-        *(mono_s, 1, 40.0, 30, 20, mono_s / 25, int(mono_s * 1000), 0.01, 0.0),
+        *(mono_s, 1, 40.0, 35.0, 30, 20, mono_s / 25, int(mono_s * 1000), 0.01, 0.0),
         lateness={0.01: ticks, 0.1: ticks, math.inf: ticks},
         metrics={"dlm_schedule_missed_ticks_total": 0.0, "dlm_journal_readings_total": mono_s * 5},
     )
@@ -298,7 +298,7 @@ def _slow_machine(facts: Facts) -> Facts:
         (_slow_to_recover, {"recovered"}),
         (_growing(files=2), {"leaked"}),
         (_growing(threads=2), {"leaked"}),
-        (_growing(pss_mb=8.5), {"leaked"}),
+        (_growing(own_mb=8.5), {"leaked"}),
         (_crashed, {"ended"}),
         (_slow_to_stop, {"ended"}),
         (_never_well, {"healed"}),

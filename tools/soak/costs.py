@@ -36,7 +36,7 @@ def leaked(facts: Facts) -> Verdict:
         return Verdict("leaked", "the last process did not live long enough", "", False)
     files = [median(each.files for each in some) for some in (first, last)]
     threads = [median(each.threads for each in some) for some in (first, last)]
-    mb = [median(each.pss_mb for each in some) for some in (settled, last)]
+    mb = [median(each.own_mb for each in some) for some in (settled, last)]
     more_mb = _MORE_MB if lived_s > _EARLY_S else _MORE_MB_EARLY
     ok = (
         files[1] <= files[0] + _MORE_FILES
@@ -46,7 +46,7 @@ def leaked(facts: Facts) -> Verdict:
     return Verdict(
         "leaked",
         f"in {lived_s / 60:.0f} min files {files[0]:g} → {files[1]:g}, threads {threads[0]:g} → "
-        f"{threads[1]:g}; in the last two thirds PSS {mb[0]:.1f} → {mb[1]:.1f} MB"
+        f"{threads[1]:g}; in the last two thirds own memory {mb[0]:.1f} → {mb[1]:.1f} MB"
         f"{_slope_mb_per_h(facts)}",
         f"no more than {_MORE_FILES} files, {_MORE_THREADS} threads, {more_mb:g} MB",
         ok,
@@ -58,9 +58,9 @@ def _between(samples: Sequence[Sample], from_s: float, length_s: float) -> list[
 
 
 def _slope_mb_per_h(facts: Facts) -> str:
-    """What PSS grew by, by least squares, once it had lived for a while."""
+    """What own memory grew by, by least squares, once it had lived for a while."""
     begin_s = facts.lives[-1].ready_s + _SLOPE_AFTER_S
-    points = [(each.mono_s / 3600, each.pss_mb) for each in facts.samples if each.mono_s > begin_s]
+    points = [(each.mono_s / 3600, each.own_mb) for each in facts.samples if each.mono_s > begin_s]
     if not points or points[-1][0] - points[0][0] < _SLOPE_AFTER_S / 3600:
         return ""
     x_mean, y_mean = (sum(axis) / len(points) for axis in zip(*points, strict=True))

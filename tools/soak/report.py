@@ -66,7 +66,13 @@ def panels(facts: Facts) -> list[Panel]:
     """Give what is drawn."""
     samples = facts.samples
     return [
-        Panel("memory, MB", [_curve("PSS", samples, lambda each: each.pss_mb)]),
+        Panel(
+            "memory, MB",
+            [
+                _curve("PSS", samples, lambda each: each.pss_mb),
+                _curve("own, without libraries", samples, lambda each: each.own_mb),
+            ],
+        ),
         Panel(
             "open files and threads",
             [

@@ -158,14 +158,19 @@ def _parse(text: str) -> tuple[dict[float, int], dict[str, float]]:
     return lateness, sums
 
 
-def _cost(pid: int) -> tuple[float, int, int, float, int]:
-    """PSS in MB, open files, threads, processor time in s, bytes written."""
+def _cost(pid: int) -> tuple[float, float, int, int, float, int]:
+    """PSS and own memory in MB, open files, threads, processor time in s, bytes written.
+
+    Source: Linux, Documentation/filesystems/proc.rst, smaps_rollup and io.
+    """
     folder = Path(f"/proc/{pid}")
     stat = (folder / "stat").read_text().rpartition(")")[2].split()
     cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
-    pss_kib = _field(folder / "smaps_rollup", "Pss:")
-    written = _field(folder / "io", "write_bytes:")
-    return pss_kib * 1024 / 1e6, len(list((folder / "fd").iterdir())), int(stat[17]), cpu_s, written
+    pss_mb, own_mb = (
+        _field(folder / "smaps_rollup", name) * 1024 / 1e6 for name in ("Pss:", "Anonymous:")
+    )
+    files = len(list((folder / "fd").iterdir()))
+    return pss_mb, own_mb, files, int(stat[17]), cpu_s, _field(folder / "io", "write_bytes:")
 
 
 def _field(file: Path, name: str) -> int:
