@@ -95,7 +95,7 @@ ROOMS = {
     "pymodbus": {"drivers/modbus/framing"},
     "serial": {"drivers/modbus/wire", "simulate/rtu"},
     "paho": {"drivers/mqtt/connection", "simulate/mqtt"},
-    "urllib3": {"drivers/http/connection", "sinks/influx/server"},
+    "urllib3": {"drivers/http/connection", "drivers/http/dialled", "sinks/influx/server"},
     "websockets": {"api/websocket"},
     "sqlite3": {
         f"journal/{name}"
@@ -172,6 +172,7 @@ TESTED_BY = {
     "drivers/credentials": "sink_influx",
     "drivers/http/__init__": "http",
     "drivers/http/connection": "http",
+    "drivers/http/dialled": "http",
     "drivers/http/sockets": "http",
     "drivers/http/secrets": "http",
     "drivers/modbus/__init__": "modbus",

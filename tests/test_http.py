@@ -1149,11 +1149,13 @@ def test_messages_have_an_end(serve: Serve) -> None:
 
 def test_the_system_authorities_are_loaded_once() -> None:
     contexts: list[ssl.SSLContext] = []
+    room = "edge.drivers.http.connection"
     for _ in range(2):
-        with mock.patch("edge.drivers.http.connection._HttpsConnection") as made:
+        with mock.patch(f"{room}.dial"), mock.patch(f"{room}.on_socket") as made:
+            made.return_value.connect.side_effect = OSError
             with pytest.raises(LineError):
                 driver_of(HttpEndpoint("https", "127.0.0.1", 1)).open(1.0)
-            contexts.append(made.call_args.kwargs["ssl_context"])
+            contexts.append(made.call_args.args[-1])
     assert contexts[0] is contexts[1]
     assert contexts[0].verify_mode is ssl.CERT_REQUIRED
     assert contexts[0].check_hostname

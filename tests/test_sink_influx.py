@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from edge.drivers.dial import MOST_ADDRESSES
 from edge.errors import SinkForbidden, SinkRetry
 from edge.record import Resolution
 from edge.settings import InfluxConfig, JournalConfig
@@ -509,6 +511,42 @@ def test_a_name_that_nobody_knows_is_said() -> None:
     sink = a_sink("http://no-such-host.invalid:8086")
     with pytest.raises(SinkRetry, match="the host name is not known"):
         sink.send(points(1), Resolution.RAW)
+
+
+def leads_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Stand for the system's resolver."""
+
+    def found(_host: str, port: int, *_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (one, port)) for one in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+def test_a_name_is_tried_at_a_few_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dead one costs a time-out, and the uplink would be held for hanging."""
+    dead = [f"127.0.1.{number}" for number in range(1, MOST_ADDRESSES + 1)]
+    with (
+        http_peer(answers(204)) as peer,
+        closing(a_sink(f"http://influx.example:{peer.port}")) as sink,
+    ):
+        leads_to(monkeypatch, *dead, "127.0.0.1")
+        with pytest.raises(Unreached, match="refused"):
+            sink.send(points(1), Resolution.RAW)
+        assert peer.served == 0
+        leads_to(monkeypatch, *dead[1:], "127.0.0.1")
+        sink.send(points(1), Resolution.RAW)
+        assert peer.asked[0].headers["host"] == f"influx.example:{peer.port}"
+
+
+def test_a_name_server_that_is_away_is_not_the_name_s_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    with pytest.raises(Unreached, match="no name server answers"):
+        a_sink("http://influx.example:8086").send(points(1), Resolution.RAW)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """One connection to an HTTP or HTTPS origin, on which every exchange ends in time.
 
-The only module that touches urllib3. Its connections are used, its pools are not: they retry and
-redirect by themselves.
+Of urllib3 the connections are used, its pools are not: they retry and redirect by themselves.
 
 - The time-out is for a whole exchange: see `sockets`.
 - So many bytes and no more: of the body, and of all else that makes up an answer.
@@ -20,7 +19,6 @@ be repeated) and 15.2 (interim answers).
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
 import stat
 import time
@@ -30,13 +28,14 @@ from functools import lru_cache
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
 from edge.communication import HttpEndpoint
 from edge.drivers.credentials import tls_context
 from edge.drivers.dial import dial
+from edge.drivers.http.dialled import on_socket
 from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
 from edge.reach import Reach
@@ -109,8 +108,9 @@ class OriginConnection:
         if self.is_open:
             return
         endpoint = self._endpoint
-        connection = _new_connection(endpoint, timeout_s)
-        connection.dialled = dial(endpoint.host, endpoint.port, timeout_s, self._reach, "HTTP")
+        tls = None if endpoint.scheme == "http" else _tls_context(endpoint)
+        dialled = dial(endpoint.host, endpoint.port, timeout_s, self._reach, "HTTP")
+        connection = on_socket(dialled, endpoint.host, endpoint.port, timeout_s, tls)
         try:
             connection.connect()
         except (OSError, HTTPError, UnicodeError) as exc:
@@ -245,34 +245,6 @@ class _FinalResponse(HTTPResponse):
 
 
 # --- Connecting ----------------------------------------------------------------------------------
-
-
-class _Dialled:
-    """Has the library use a connection that is there; it would look the host's name up itself.
-
-    For TLS and the Host header the host keeps the name that it has in the URL.
-    """
-
-    dialled: socket.socket
-
-    def _new_conn(self) -> socket.socket:
-        return self.dialled
-
-
-class _HttpConnection(_Dialled, HTTPConnection):
-    pass
-
-
-class _HttpsConnection(_Dialled, HTTPSConnection):
-    pass
-
-
-def _new_connection(endpoint: HttpEndpoint, timeout_s: float) -> _HttpConnection | _HttpsConnection:
-    host, port = endpoint.host, endpoint.port
-    if endpoint.scheme == "http":
-        return _HttpConnection(host, port, timeout=timeout_s)
-    context = _tls_context(endpoint)
-    return _HttpsConnection(host, port, timeout=timeout_s, ssl_context=context)
 
 
 def _tls_context(endpoint: HttpEndpoint) -> ssl.SSLContext:

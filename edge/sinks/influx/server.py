@@ -1,4 +1,4 @@
-"""The connection to a server: one, kept open between requests. The only module here with urllib3.
+"""The connection to a server: one, kept open between requests. The only module here with sockets.
 
 Each request ends in time, and in bytes, however slowly its answer comes. Who we are is read anew
 from its file with each connection, and there is a new one after each request that failed, was not
@@ -9,25 +9,21 @@ credentials nor the path of a request stand in any message.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationParseError,
-    NameResolutionError,
-    NewConnectionError,
-    ReadTimeoutError,
-)
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError, LocationParseError, ReadTimeoutError
 from urllib3.util import Url, parse_url
 
 from edge import __version__
 from edge.drivers.credentials import tls_context
+from edge.drivers.dial import connect_first
+from edge.drivers.http.dialled import on_socket
 from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import SinkForbidden, SinkRetry
 from edge.settings import InfluxConfig
@@ -37,6 +33,8 @@ MOST_BYTES = 256 * 1024
 """Of an answer's body: what matters stands at its begin."""
 _MOST_BYTES_READ = 2 * MOST_BYTES
 """Of an answer with its head, as it comes."""
+
+_PORTS = {"http": 80, "https": 443}
 
 # What it warns of stands in our errors.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -87,7 +85,8 @@ class Server:
 
         Raises SinkRetry when there is none, and SinkForbidden when it cannot be asked as it is
         configured. Blocks for the time-out, however slowly the answer comes; where it must connect,
-        for as long for each address of the host and for a TLS handshake, before that.
+        for as long for each address of the host, as of `connect_first`, for the resolution of its
+        name, and for as long for a TLS handshake, before that.
         """
         try:
             connection = self._open()
@@ -143,32 +142,44 @@ class Server:
         connection.timeout = timeout_s
 
     def _new_connection(self) -> HTTPConnection:
-        host, port = (self._url.host or "").strip("[]"), self._url.port
-        timeout_s = self._config.timeout_s
+        host, timeout_s = (self._url.host or "").strip("[]"), self._config.timeout_s
         if self._url.scheme not in ("http", "https") or not host:
             raise SinkForbidden(
                 f"{self.url} is no address of a server; set url to one like http://localhost:8086."
             )
-        if self._url.scheme == "http":
-            return HTTPConnection(host, port, timeout=timeout_s)
-        context = _tls_context(self._config.ca_file)
-        return HTTPSConnection(host, port, timeout=timeout_s, ssl_context=context)
+        tls = None if self._url.scheme == "http" else _tls_context(self._config.ca_file)
+        port = _PORTS[self._url.scheme] if self._url.port is None else self._url.port
+        return on_socket(self._dialled(host, port), host, port, timeout_s, tls)
+
+    def _dialled(self, host: str, port: int) -> socket.socket:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return connect_first(found, self._config.timeout_s)
+        except (OSError, UnicodeError) as exc:  # a name that cannot be one is no OSError
+            raise self._not_connected(exc) from exc
+
+    def _not_connected(self, exc: OSError | UnicodeError) -> Unreached:
+        """Say why there is no connection. The errors that are others' subclasses come first."""
+        if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN:
+            return Unreached(
+                f"{self.url}: the host name cannot be looked up, as no name server answers; check "
+                "the network and this machine's name servers."
+            )
+        if isinstance(exc, socket.gaierror | UnicodeError):
+            return Unreached(f"{self.url}: the host name is not known; check url and the network.")
+        if isinstance(exc, TimeoutError):
+            return Unreached(
+                f"{self.url} did not answer the attempt to connect within "
+                f"{self._config.timeout_s:g} s; check url and the network."
+            )
+        return Unreached(
+            f"{self.url} cannot be reached ({exc.strerror or 'no connection'}); check that the "
+            "server runs, and url."
+        )
 
     def _failure(self, exc: Exception) -> SinkRetry | SinkForbidden:
         """Say why no answer came. The errors that are others' subclasses come first."""
         timeout_s = f"{self._config.timeout_s:g} s"
-        if isinstance(exc, NameResolutionError):
-            return Unreached(f"{self.url}: the host name is not known; check url and the network.")
-        if isinstance(exc, ConnectTimeoutError) and not isinstance(exc, NewConnectionError):
-            return Unreached(
-                f"{self.url} did not answer the attempt to connect within {timeout_s}; check url "
-                "and the network."
-            )
-        if isinstance(exc, NewConnectionError):
-            why = getattr(exc.__cause__, "strerror", None) or "no connection"
-            return Unreached(
-                f"{self.url} cannot be reached ({why}); check that the server runs, and url."
-            )
         if isinstance(exc, ReadTimeoutError | TimeoutError):
             return Unanswered(
                 f"{self.url} gave no answer within {timeout_s}; check the server, or raise "
