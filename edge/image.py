@@ -146,10 +146,6 @@ def _after_poll(state: MeterState, result: PollResult) -> MeterState:
     last_power_kw = state.last_power_kw
     if not reading.hints:
         last_power_kw = reading.values.get("power", last_power_kw)
-    return replace(
-        state,
-        status=Status.ONLINE,
-        reading=reading,
-        last_error=result.error,
-        last_power_kw=last_power_kw,
+    return MeterState(
+        state.meter, state.since_mono_s, Status.ONLINE, reading, result.error, last_power_kw
     )

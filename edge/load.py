@@ -62,19 +62,22 @@ def load_status(
     `reasons` has one sentence for each counted meter that is not live, in the order of `meters`;
     it is empty exactly when the quality is good.
     """
-    states = tuple(meters)
-    consumers = [state for state in states if state.meter.meter_type in CONSUMING_TYPES]
-    solars = [state for state in states if state.meter.meter_type in PRODUCING_TYPES]
-    consumption_kw = [_consumption_kw(state) for state in consumers]
-    production_kw = [_production_kw(state) for state in solars]
+    consumption_kw: list[float] = []
+    production_kw: list[float] = []
+    dead: list[MeterState] = []
+    for state in meters:
+        meter_type = state.meter.meter_type
+        if meter_type not in COUNTED_TYPES:
+            continue
+        power_kw = _live_kw(state)
+        consumes = meter_type in CONSUMING_TYPES
+        if power_kw is None:
+            dead.append(state)
+            power_kw = _dead_consumption_kw(state) if consumes else _dead_production_kw(state)
+        (consumption_kw if consumes else production_kw).append(power_kw)
     balance_kw = math.fsum((grid_capacity_kw, *production_kw, *(-kw for kw in consumption_kw)))
 
-    dead = [
-        state
-        for state in states
-        if state.meter.meter_type in COUNTED_TYPES and _live_kw(state) is None
-    ]
-    quality = _quality(consumers, dead)
+    quality = _quality(bool(consumption_kw), dead)
     reasons = [_reason(state, failsafe_available_kw) for state in dead]
     available_kw = max(0.0, balance_kw)
     consumption_known = quality in (LoadQuality.GOOD, LoadQuality.DEGRADED)
@@ -106,29 +109,29 @@ def building_consumption(meters: Iterable[MeterState]) -> BuildingConsumption:
     consumers = [state for state in meters if state.meter.meter_type in CONSUMING_TYPES]
     powers_kw: list[float] = []
     energies_kwh: list[float] = []
-    excluded: list[str] = []
+    dead: list[MeterState] = []
     for state in consumers:
         power_kw = _live_kw(state)
         if power_kw is None:
-            excluded.append(state.meter.id)
+            dead.append(state)
             continue
         powers_kw.append(power_kw)
         energy_kwh = state.reading.values.get("energy") if state.reading else None
         if energy_kwh is not None and math.isfinite(energy_kwh):
             energies_kwh.append(energy_kwh)
-    complete = not excluded and bool(energies_kwh)
+    complete = not dead and bool(energies_kwh)
     return BuildingConsumption(
         power_kw=rounded(math.fsum(powers_kw)) if powers_kw else None,
         energy_kwh=rounded(math.fsum(energies_kwh)) if complete else None,
         meter_count=len(powers_kw),
-        excluded=tuple(excluded),
-        quality=_quality(consumers, [state for state in consumers if _live_kw(state) is None]),
+        excluded=tuple(state.meter.id for state in dead),
+        quality=_quality(bool(consumers), dead),
     )
 
 
-def _quality(consumers: list[MeterState], dead: list[MeterState]) -> LoadQuality:
-    """dead: all that count and are not live."""
-    if not consumers:
+def _quality(is_metered: bool, dead: list[MeterState]) -> LoadQuality:
+    """is_metered: there is a consumer. dead: all that count and are not live."""
+    if not is_metered:
         return LoadQuality.UNMETERED
     for state in dead:
         consumes = state.meter.meter_type in CONSUMING_TYPES
@@ -137,18 +140,12 @@ def _quality(consumers: list[MeterState], dead: list[MeterState]) -> LoadQuality
     return LoadQuality.DEGRADED if dead else LoadQuality.GOOD
 
 
-def _consumption_kw(state: MeterState) -> float:
-    live_kw = _live_kw(state)
-    if live_kw is not None:
-        return live_kw
+def _dead_consumption_kw(state: MeterState) -> float:
     max_power_kw = _known_kw(state.meter.max_power_kw) or 0.0
     return max(0.0, max_power_kw, _known_kw(state.last_power_kw) or 0.0)
 
 
-def _production_kw(state: MeterState) -> float:
-    live_kw = _live_kw(state)
-    if live_kw is not None:
-        return live_kw
+def _dead_production_kw(state: MeterState) -> float:
     return min(0.0, _known_kw(state.last_power_kw) or 0.0)
 
 
@@ -184,14 +181,14 @@ def _fault(state: MeterState) -> str:
 
 def _assumption(state: MeterState, failsafe_available_kw: float) -> str:
     if state.meter.meter_type in PRODUCING_TYPES:
-        production_kw = _production_kw(state)
+        production_kw = _dead_production_kw(state)
         if production_kw < 0.0:
             return f"it counts as {production_kw:g} kW, its last power"
         return "it counts as 0 kW"
     max_power_kw = _known_kw(state.meter.max_power_kw)
     if max_power_kw is None:
         return f"{_at_most(failsafe_available_kw)}; set its maxPower to count that instead"
-    counted_kw = _consumption_kw(state)
+    counted_kw = _dead_consumption_kw(state)
     if counted_kw > max_power_kw:
         return f"it counts as {counted_kw:g} kW, its last power (its maxPower is {max_power_kw:g})"
     return f"it counts as its maxPower of {max_power_kw:g} kW"

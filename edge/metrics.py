@@ -154,7 +154,9 @@ class Metrics:
         self._poll_duration = self._make_histogram("dlm_poll_duration_seconds", _POLL_BUCKETS_S)
         self._lateness = self._make_histogram("dlm_schedule_lateness_seconds", _LATENESS_BUCKETS_S)
         self._labels: dict[str, tuple[str, ...]] = {}
-        self._lines: frozenset[str] = frozenset()
+        # To look a series up by its labels takes longer than to count.
+        self._polls_of: dict[str, dict[PollEnd, Counter]] = {}
+        self._duration_of: dict[str, Histogram] = {}
 
     def add_service(
         self,
@@ -202,17 +204,19 @@ class Metrics:
                 continue
             self._overruns.labels(*values)
             self._skips.labels(*values)
-            for end in PollEnd:
-                self._polls.labels(*values, end.value)
-        lines = frozenset(meter.line for meter in meters)
-        for line in self._lines - lines:
+            self._polls_of[id_] = {end: self._polls.labels(*values, end.value) for end in PollEnd}
+        for id_ in self._labels.keys() - labels.keys():
+            del self._polls_of[id_]
+        lines = {meter.line for meter in meters}
+        for line in self._duration_of.keys() - lines:
             self._poll_duration.remove(line)
-        self._labels, self._lines = labels, lines
+        self._labels = labels
+        self._duration_of = {line: self._poll_duration.labels(line) for line in lines}
 
     def polled(self, result: PollResult) -> None:
         """Count how a poll ended."""
-        self._polls.labels(*self._labels[result.meter.id], result.end.value).inc()
-        self._poll_duration.labels(result.meter.line).observe(result.duration_s)
+        self._polls_of[result.meter.id][result.end].inc()
+        self._duration_of[result.meter.line].observe(result.duration_s)
 
     def ticked(self, lateness_s: float, missed: int) -> None:
         """Count a tick and those left out before it."""

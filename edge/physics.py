@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edge.model import CONSUMING_TYPES
 
@@ -99,20 +100,7 @@ class Site:
 
     def limits(self, quantity: str) -> tuple[float, float]:
         """Give the least and the largest value that are possible by themselves."""
-        most_kw = self.most_kw
-        freeing_kw = FREEING_LOAD * self.grid_capacity_kw
-        if quantity == "power" and self.meter_type in CONSUMING_TYPES:
-            return -freeing_kw, most_kw
-        if quantity == "power" and self.meter_type == "solar":
-            return -most_kw, freeing_kw
-        return {
-            "power": (-most_kw, most_kw),
-            "energy": (0.0, self.grid_capacity_kw * _SERVICE_LIFE_H),
-            "voltage": (_LEAST_V, _MOST_V),
-            "current": (-most_kw / _LEAST_MAINS_KV, most_kw / _LEAST_MAINS_KV),
-            "frequency": (45.0, 65.0),
-            "powerFactor": (-1.01, 1.01),
-        }[family(quantity)]
+        return _limits(self, quantity)
 
     def usualness(self, quantity: str, value: float) -> float | None:
         """Give points for how usual a value is, about -1 to 2; None for one not to be believed."""
@@ -136,6 +124,24 @@ class Site:
         if kind == "powerFactor":
             return 0.5 if size >= 0.5 else -1.0
         return 0.0
+
+
+@lru_cache(maxsize=256)  # asked for with each reading
+def _limits(site: Site, quantity: str) -> tuple[float, float]:
+    most_kw = site.most_kw
+    freeing_kw = FREEING_LOAD * site.grid_capacity_kw
+    if quantity == "power" and site.meter_type in CONSUMING_TYPES:
+        return -freeing_kw, most_kw
+    if quantity == "power" and site.meter_type == "solar":
+        return -most_kw, freeing_kw
+    return {
+        "power": (-most_kw, most_kw),
+        "energy": (0.0, site.grid_capacity_kw * _SERVICE_LIFE_H),
+        "voltage": (_LEAST_V, _MOST_V),
+        "current": (-most_kw / _LEAST_MAINS_KV, most_kw / _LEAST_MAINS_KV),
+        "frequency": (45.0, 65.0),
+        "powerFactor": (-1.01, 1.01),
+    }[family(quantity)]
 
 
 def _is_dead_phase(quantity: str, values: Mapping[str, float]) -> bool:

@@ -26,8 +26,12 @@ from edge.communication import RawWords, Register
 from edge.model import QUANTITIES
 from edge.physics import FREEING_LOAD, POSSIBLE_LOAD, Site, family
 
-_JUDGED = frozenset(("power", "voltage", "frequency", "powerFactor"))
-"""Families of quantities; what a counter or a current says is used for nothing that could harm."""
+_JUDGED = tuple(
+    quantity
+    for quantity in QUANTITIES
+    if family(quantity.name) in ("power", "voltage", "frequency", "powerFactor")
+)
+"""What a counter or a current says is used for nothing that could harm."""
 _TINIEST_KW = 1e-12
 _TINIEST_FLOAT = 1e-37
 """Small integers that are read as float32 or float64 come out below this."""
@@ -80,10 +84,10 @@ def complaints(
     """
     site = Site(meter_type, grid_capacity_kw)
     found = {}
-    for quantity in QUANTITIES:
+    for quantity in _JUDGED:
         name = quantity.name
         value = values.get(name)
-        if value is None or family(name) not in _JUDGED:
+        if value is None:
             continue
         if site.is_possible(name, values) and not _is_no_power(name, raw):
             continue

@@ -248,6 +248,7 @@ def test_a_registered_meter_is_polled_after_its_probe_as_before() -> None:
         meter = site.meter()
         endpoint: Any = meter.communication.endpoint
         driver = ModbusDriver(endpoint, QuickClock())
+        driver.open(1.0)
         before = driver.poll(meter, trial=False)
         driver.probe(meter)
         after = driver.poll(meter, trial=False)

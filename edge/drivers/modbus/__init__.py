@@ -12,6 +12,7 @@ Sources: MODBUS Application Protocol V1.1b3, sections 6.3, 6.4 and 7.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class ModbusDriver:
         self._framing: Framing = framing(self._wire)
         self._readers: dict[Meter, ModbusReader] = {}
         self._last_request_mono_s = 0.0
+        self._is_ready = False
+        """The wire was open a moment ago; each look is a system call."""
         self.opened = 0
 
     @property
@@ -106,6 +109,7 @@ class ModbusDriver:
         """Read a meter; see `Driver.poll`."""
         communication = _communication(meter)
         ask = partial(self._read_block, communication)
+        self._is_ready = communication.request_delay_s <= 0
         return self.poll_by(ask, meter, 0 if trial else communication.retries)
 
     def poll_by(self, ask: Ask, meter: Meter, retries: int) -> Outcome:
@@ -159,7 +163,7 @@ class ModbusDriver:
             meaning = _EXCEPTIONS.get(code, "a code that the standard does not know")
             message = f"{asked(request)} was refused with Modbus exception {code}: {meaning}."
             raise Refused(code, message, _CAUSES.get(code))
-        return [int.from_bytes(pdu[at : at + 2], "big") for at in range(2, len(pdu), 2)]
+        return struct.unpack(f">{request.count}H", pdu[2:])
 
     def make_ready(self, request_delay_s: float, timeout_s: float) -> None:
         """Wait until request_delay_s have passed since the last request, and open the line.
@@ -219,7 +223,9 @@ class ModbusDriver:
     def _read_block(
         self, communication: ModbusCommunication, request: ReadRequest
     ) -> Sequence[int]:
-        self.make_ready(communication.request_delay_s, communication.timeout_s)
+        if not self._is_ready:
+            self.make_ready(communication.request_delay_s, communication.timeout_s)
+        self._is_ready = False
         return self.read(request, communication.timeout_s)
 
 
