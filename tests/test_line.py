@@ -225,6 +225,17 @@ def test_a_line_counts_how_often_it_was_opened(bench: Bench) -> None:
         bench.driver.is_open = False
 
 
+def test_a_line_that_its_driver_opens_anew_within_a_poll_is_counted(bench: Bench) -> None:
+    bench.poll(a_meter())
+
+    def hung_up_and_opened() -> None:
+        bench.driver.opened += 1
+
+    bench.driver.while_asked = hung_up_and_opened
+    assert bench.poll(a_meter()).end is PollEnd.OK
+    assert bench.line.state == LineState("a line", connected=True, opened=2)
+
+
 def test_a_line_is_opened_for_as_long_as_the_meter_waits(bench: Bench) -> None:
     communication = {"host": "127.0.0.1", "registers": {"power": 0}, "timeout": 700}
     bench.poll(a_meter(communication=communication))

@@ -300,6 +300,23 @@ def test_polls_are_counted_by_how_they_ended_from_zero_on() -> None:
     assert own_lines(metrics, "dlm_poll_duration_seconds_count")[0].endswith(" 3.0")
 
 
+def test_a_meter_s_counts_begin_with_its_registration_and_end_with_it() -> None:
+    metrics, meter = metrics_of(a_snapshot()), a_meter("new")
+    metrics.keep([meter])
+    counts = [
+        line
+        for name in ("dlm_polls_total", "dlm_poll_duration_seconds_count")
+        for line in own_lines(metrics, name)
+    ]
+    assert len(counts) == len(PollEnd) + 1
+    assert all(line.endswith(" 0.0") for line in counts)
+    metrics.polled(an_answer(meter))
+    metrics.keep([replace(meter, meter_type="solar")])
+    metrics.polled(an_answer(meter))
+    assert [line for line in own_lines(metrics, "dlm_polls_total") if line.endswith(" 1.0")]
+    assert not [line for line in own_lines(metrics, "dlm_polls_total") if line.endswith(" 2.0")]
+
+
 def test_a_meter_that_is_gone_leaves_no_series() -> None:
     kept, gone = a_meter("kept"), a_meter("gone")
     metrics = metrics_of(a_snapshot())
