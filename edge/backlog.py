@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 
+from edge.errors import JournalError
 from edge.journal.history import History
 from edge.lineprotocol import points_of_chunk
 
@@ -41,7 +42,11 @@ class Backlog:
         if self._pieces is None:
             self._to_seq = min(end_seq, from_seq + LOOK_UP)
             self._pieces = self._pieces_of(from_seq, self._to_seq)
-        points, done_seq = next(self._pieces)
+        try:
+            points, done_seq = next(self._pieces)
+        except JournalError:
+            self.drop()
+            raise
         if done_seq >= self._to_seq:
             self.drop()
         return points, done_seq

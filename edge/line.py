@@ -211,7 +211,7 @@ class PollLine(LineThread):
             lost = exc
         noted = self.state.connected, self.state.last_error, self.state.opened
         if lost or outcome.error or noted != (True, None, self._line.opened):
-            self._note_state(lost)  # else it is open as before, and each look is a system call
+            self._note_state(lost)  # else it was open as before, and each look is a system call
         duration_s = self._clock.mono_s() - started_mono_s
         return _result(read.meter, outcome, lost, plan.grid_capacity_kw, duration_s)
 

@@ -99,7 +99,7 @@ METRICS: tuple[MetricRow, ...] = (
     _histogram("dlm_poll_duration_seconds", "Time a poll occupied its line.", "line"),
     _histogram("dlm_schedule_lateness_seconds", "How late a tick began."),
     _counter("dlm_schedule_missed_ticks", "Ticks left out because the cycle came too late."),
-    _gauge("dlm_line_up", "1 while the line is open, else 0.", "line"),
+    _gauge("dlm_line_up", "1 if the line was open when it was last used, else 0.", "line"),
     _counter("dlm_line_opens", "How often the line was opened.", "line"),
     _counter("dlm_line_messages", "Messages heard, by what became of them.", "line", "result"),
     _gauge("dlm_clock_set", "1 while the wall clock is believed, else 0; none if undecided."),

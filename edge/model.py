@@ -281,8 +281,8 @@ class MessageCounts:
 class LineState:
     """A line as its worker last saw it.
 
-    connected: the wire or socket is open. last_error: why it cannot be opened, or None.
-    opened: how often it was opened. heard: None where meters are asked.
+    connected: the wire or socket was open when it was last used. last_error: why it cannot be
+    opened, or None. opened: how often it was opened. heard: None where meters are asked.
     """
 
     name: str

@@ -29,7 +29,7 @@ from edge.counter import Correction, Kind, Limits, Rise, Trace, trace
 from edge.record import Chunk, EnergySource, Resolution, Rollup, Series
 from edge.times import moment
 
-SUMMED_UP = ("power", "energy", "energyExport")
+_POWER, _IMPORT, _EXPORT = SUMMED_UP = "power", "energy", "energyExport"
 """The quantities that an hour is made of."""
 _HOUR_MS = 3_600_000
 _NO_BOOTS: Mapping[int, str] = {}
@@ -114,8 +114,8 @@ def hourly(
         return Hour(None, (), pending=False)
     rated_kw = fallback_max_kw if series.max_power_kw is None else series.max_power_kw
     limits = Limits(max(rated_kw, _largest_kw(chunks)), series.counter_kwh, boots)
-    counter = _trace("energy", chunks, limits)
-    export = _trace("energyExport", chunks, limits)
+    counter = _trace(_IMPORT, chunks, limits)
+    export = _trace(_EXPORT, chunks, limits)
     traces = [one for one in (counter, export) if one is not None]
     decided_ms = min((one.decided_ms for one in traces), default=chunks[-1].unix_ms[-1])
     return Hour(
@@ -127,7 +127,7 @@ def hourly(
 
 def _largest_kw(chunks: Iterable[Chunk]) -> float:
     """Give the most that flowed, either way, by the meter's own word; 0 when it has none."""
-    known = (abs(kw) for chunk in chunks for kw in _good("power", chunk) if kw is not None)
+    known = (abs(kw) for chunk in chunks for kw in _good(_POWER, chunk) if kw is not None)
     return max(known, default=0.0)
 
 
@@ -312,7 +312,7 @@ def _stretches(chunks: Sequence[Chunk]) -> Iterator[_Stretch]:
     for chunk, following in zip(chunks, (*chunks[1:], None), strict=True):
         times = list(chunk.unix_ms)
         stale_after_ms = chunk.series.stale_after_ms
-        kw = _good("power", chunk)
+        kw = _good(_POWER, chunk)
         until_ms = times[-1]
         if following is None:
             until_ms += stale_after_ms

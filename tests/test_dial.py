@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import attrs
 import pytest
@@ -247,6 +249,24 @@ def test_a_name_with_more_dead_addresses_than_a_device_has_is_given_up(
         with pytest.raises(LineError, match="refused the connection"):
             dial(NAME, port, TIMEOUT_S, ANYWHERE, "HTTP")
         assert not was_called(listener)
+
+
+def test_an_address_without_a_route_does_not_hide_why_another_one_failed(
+    names: Callable[..., Names],
+) -> None:
+    """As where a name has an address of IPv6, too, and the site has none."""
+    failures = [
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+    ]
+    for order in (failures, failures[::-1]):
+        names(at("127.0.0.1", "::1"))
+        with (
+            mock.patch.object(socket.socket, "connect", side_effect=order),
+            pytest.raises(LineError) as caught,
+        ):
+            dial(NAME, 502, TIMEOUT_S, ANYWHERE, "Modbus TCP")
+        assert caught.value.cause is Cause.CONNECTION_REFUSED
 
 
 # --- A name that leads elsewhere the next time ---

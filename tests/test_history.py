@@ -426,6 +426,22 @@ def test_what_is_sent_again_is_decoded_once_and_takes_little_memory(
     assert peak_bytes < 2_500_000
 
 
+def test_no_block_is_kept_for_a_window_that_never_comes(journal: WrittenJournal) -> None:
+    for number in range(24):
+        seqs = range(1 + number, 1 + 24 * 500, 24)
+        rows = [(seq, START_MS + 5000 * seq, values_at(seq)) for seq in seqs]
+        journal.add_block(a_series(f"meter_{number}"), rows)
+    with History(journal.path) as history:
+        tracemalloc.start()
+        try:
+            given_ = history.since(1, 4_801)
+            next(given_)
+            held_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held_bytes < 700_000, "two fifths of the readings, and no more"
+
+
 # --- The call ------------------------------------------------------------------------------------
 
 NOW_MS = START_MS + DAY_MS // 2

@@ -1151,7 +1151,7 @@ def test_the_system_authorities_are_loaded_once() -> None:
     contexts: list[ssl.SSLContext] = []
     room = "edge.drivers.http.connection"
     for _ in range(2):
-        with mock.patch(f"{room}.dial"), mock.patch(f"{room}.on_socket") as made:
+        with mock.patch(f"{room}.dial"), mock.patch(f"{room}.make_connection") as made:
             made.return_value.connect.side_effect = OSError
             with pytest.raises(LineError):
                 driver_of(HttpEndpoint("https", "127.0.0.1", 1)).open(1.0)

@@ -248,6 +248,14 @@ def test_a_line_that_closes_on_a_silence_is_shown_closed_without_an_error(bench:
     assert bench.line.state == LineState("a line", connected=False, opened=1)
 
 
+def test_a_line_that_ends_with_each_answer_was_open_when_it_was_used(bench: Bench) -> None:
+    """As of a server of HTTP 1.0: nothing is wrong with it."""
+    bench.driver.while_asked = bench.driver.close
+    for opened in (1, 2):
+        assert bench.poll(a_meter()).end is PollEnd.OK
+        assert bench.line.state == LineState("a line", connected=True, opened=opened)
+
+
 def test_a_line_that_is_lost_in_the_middle_is_not_the_meters_fault(bench: Bench) -> None:
     result = bench.ends(LineError("Unplugged."))
     assert (result.end, result.error, result.reading) == (PollEnd.LINE_ERROR, "Unplugged.", None)

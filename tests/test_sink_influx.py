@@ -538,6 +538,28 @@ def test_a_name_is_tried_at_a_few_addresses(monkeypatch: pytest.MonkeyPatch) -> 
         assert peer.asked[0].headers["host"] == f"influx.example:{peer.port}"
 
 
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_an_address_of_ipv6_has_the_scheme_s_port(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, port: int
+) -> None:
+    looked_up: list[object] = []
+
+    def nowhere(*where: object, **_: object) -> None:
+        looked_up.extend(where)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    with pytest.raises(Unreached):
+        a_sink(f"{scheme}://[::1]").send(points(1), Resolution.RAW)
+    assert looked_up == ["::1", port]
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example"])
+def test_a_name_that_none_can_be_is_said(host: str) -> None:
+    with pytest.raises(Unreached, match="the host name is not known"):
+        a_sink(f"http://{host}:80").send(points(1), Resolution.RAW)
+
+
 def test_a_name_server_that_is_away_is_not_the_name_s_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

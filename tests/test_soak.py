@@ -6,9 +6,14 @@ The runs are made by hand; `tools/soak/run` has a real service live through one.
 from __future__ import annotations
 
 import math
+import os
+import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from mmap import PROT_READ, mmap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +38,7 @@ from tools.soak.records import (
 )
 from tools.soak.report import curves, markdown
 from tools.soak.told import never_too_much
+from tools.soak.watch import cost
 
 UNIX_S = 1_760_000_000.0
 ENDS_S = 200.0
@@ -299,6 +305,8 @@ def _slow_machine(facts: Facts) -> Facts:
         (_growing(files=2), {"leaked"}),
         (_growing(threads=2), {"leaked"}),
         (_growing(own_mb=8.5), {"leaked"}),
+        (_growing(pss_mb=16.5), {"leaked"}),
+        (_growing(pss_mb=8.5), set()),
         (_crashed, {"ended"}),
         (_slow_to_stop, {"ended"}),
         (_never_well, {"healed"}),
@@ -438,6 +446,34 @@ def test_one_line_has_one_fault_at_a_time() -> None:
             line = DEVICES[event.device].line
             assert event.at_s > free_s[line]
             free_s[line] = event.at_s + event.lasts_s
+
+
+def test_memory_of_files_is_not_the_process_s_own(tmp_path: Path) -> None:
+    pid, size = os.getpid(), 32_000_000
+    pss_mb, own_mb, *_ = cost(pid)
+    heap = bytearray(b"x") * size
+    with_heap = cost(pid)
+    assert with_heap[0] == pytest.approx(pss_mb + 32, abs=8)
+    assert with_heap[1] == pytest.approx(own_mb + 32, abs=8)
+    del heap
+    pss_mb, own_mb, *_ = cost(pid)
+    (tmp_path / "library").write_bytes(bytes(size))
+    with (
+        (tmp_path / "library").open("rb") as file,
+        mmap(file.fileno(), 0, prot=PROT_READ) as mapped,
+    ):
+        assert not any(mapped[::4096])
+        with_file = cost(pid)
+    assert with_file[0] == pytest.approx(pss_mb + 32, abs=8)
+    assert with_file[1] == pytest.approx(own_mb, abs=8)
+
+
+def test_what_a_process_costs_is_what_the_system_says() -> None:
+    _, _, files, threads, cpu_s, _ = cost(os.getpid())
+    with Path(os.devnull).open("rb"):
+        assert cost(os.getpid())[2] == files + 1
+    assert threads >= threading.active_count()
+    assert cpu_s == pytest.approx(time.process_time(), abs=0.5)
 
 
 def test_an_export_is_read_with_its_signatures() -> None:

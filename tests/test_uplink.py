@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 
+from edge.backlog import Backlog
 from edge.clock import Clock
 from edge.errors import JournalError, SinkForbidden, SinkRetry
 from edge.heartbeat import Heartbeat
@@ -381,7 +382,7 @@ def test_a_server_without_a_place_for_hours_gets_readings() -> None:
     assert rig.uplink.state.last_error is None
 
 
-def test_the_backlog_is_sent_no_faster_than_wanted() -> None:
+def test_the_backlog_sent_no_faster_than_wanted() -> None:
     rig = Rig(Place(live=10_001, gaps=((1, 10_001),)))
     rig.sink.backlog_per_s = 500
     rig.journal.commit(*(a_chunk(first, 100) for first in range(1, 10_001, 100)))
@@ -423,6 +424,19 @@ def test_a_gap_is_sent_whole_in_pieces_of_any_size() -> None:
         rig.run(120.0)
         assert rig.sink.readings == [float(seq) for seq in range(1, 2001)], piece
         assert rig.journal.readers == 0, piece
+
+
+def test_a_gap_that_cannot_be_read_is_begun_anew() -> None:
+    journal = MemoryJournal()
+    journal.commit(a_chunk(1, 10))
+    backlog = Backlog(100, lambda: cast(History, journal.reader(Path(), print)))
+    journal.broken = True
+    for _ in range(2):
+        with pytest.raises(JournalError):
+            backlog.next_piece(1, 11)
+    journal.broken = False
+    points, done_seq = backlog.next_piece(1, 11)
+    assert (len(points), done_seq) == (10, 11)
 
 
 def test_nothing_of_the_journal_is_held_while_the_server_is_away() -> None:

@@ -1,4 +1,4 @@
-"""Connecting over TCP to where a meter is, and to nowhere that meters may not be.
+"""Connecting over TCP: to a meter and nowhere that meters may not be, to a broker, to a server.
 
 A name is looked up once, and the very addresses that were found and judged are connected to: were
 it looked up again, it might lead elsewhere by then.
@@ -17,7 +17,7 @@ from edge.reach import Reach
 
 MOST_ADDRESSES = 8
 """Of a name, so many are tried: a device has an IPv4 address and a few of IPv6, and each dead one
-costs a time-out. Hundreds of them would hold up a line for longer than it may be silent."""
+costs a time-out. Hundreds of them would hold up a worker for longer than it may be silent."""
 _NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 
 
@@ -52,9 +52,9 @@ def connect_first(found: Sequence[tuple[Any, ...]], timeout_s: float) -> socket.
     """Connect to the first that answers, of MOST_ADDRESSES, as `socket.getaddrinfo` found them.
 
     found: at least one. Gives a socket with that time-out, on which small messages are sent at
-    once. Raises OSError, that of the last. Blocks for timeout_s for each.
+    once. Raises OSError, that of the last that there is a route to. Blocks for timeout_s for each.
     """
-    failure = OSError()
+    failure: OSError | None = None
     for family, type_, protocol, _, address in found[:MOST_ADDRESSES]:
         connection = None
         try:
@@ -66,8 +66,9 @@ def connect_first(found: Sequence[tuple[Any, ...]], timeout_s: float) -> socket.
         except OSError as exc:
             if connection is not None:
                 connection.close()
-            failure = exc
-    raise failure
+            if failure is None or exc.errno not in _NO_ROUTE:
+                failure = exc
+    raise failure or OSError()
 
 
 def _not_found(host: str, exc: OSError | UnicodeError) -> str:

@@ -26,7 +26,7 @@ _LONGEST_BLOCK_MS = 2 * 3_600_000
 _WINDOW = 10_000
 """Sequence numbers that `since` gives series by series, before it begins with the next ones."""
 _TAIL_WINDOW = 2_000
-"""The same where readings are not in columns yet, and take more room."""
+"""Readings of the tail that it gives so: they are not in columns yet, and take more room."""
 _KEPT_READINGS = 30_000
 """Readings of decoded blocks that are kept for the next window: more than are sealed at a time."""
 _ROLLUPS_AT_A_TIME = 500
@@ -41,7 +41,7 @@ _TRUSTED = "era IN (SELECT id FROM era WHERE trusted)"
 class History(CheckedRows):
     """Queries over one read-only connection; see `CheckedRows`.
 
-    What is iterated over is read as it goes, in memory for some thousand readings.
+    What is iterated over is read as it goes, in memory for some ten thousand readings.
     """
 
     # --- What can be asked for -------------------------------------------------------------------
@@ -208,7 +208,8 @@ class History(CheckedRows):
                 if chunk is None:
                     continue
                 chunks.append(between(chunk, begin, position))
-                if last_seq >= position and sum(map(len, kept.values())) < _KEPT_READINGS:
+                goes_on = position < to_seq and last_seq >= position
+                if goes_on and sum(map(len, kept.values())) < _KEPT_READINGS:
                     kept[number] = chunk
             yield from _with_place([chunk for chunk in chunks if len(chunk)], begin, position)
             waiting = [block for block in waiting if block[3] >= position and position < to_seq]

@@ -16,6 +16,8 @@ _MORE_MB, _MORE_MB_EARLY = 3.0, 8.0
 _EARLY_S = 500.0
 """A process that is younger may not have been through everything once, which leaves some memory
 in use: a siege has many threads."""
+_SHARES = 2
+"""What is shared may add so much again: it changes with those who share it."""
 _SLOPE_AFTER_S = 300.0
 
 
@@ -37,18 +39,21 @@ def leaked(facts: Facts) -> Verdict:
     files = [median(each.files for each in some) for some in (first, last)]
     threads = [median(each.threads for each in some) for some in (first, last)]
     mb = [median(each.own_mb for each in some) for some in (settled, last)]
+    pss_mb = [median(each.pss_mb for each in some) for some in (settled, last)]
     more_mb = _MORE_MB if lived_s > _EARLY_S else _MORE_MB_EARLY
     ok = (
         files[1] <= files[0] + _MORE_FILES
         and threads[1] <= threads[0] + _MORE_THREADS
         and mb[1] <= mb[0] + more_mb
+        and pss_mb[1] <= pss_mb[0] + _SHARES * more_mb
     )
     return Verdict(
         "leaked",
         f"in {lived_s / 60:.0f} min files {files[0]:g} → {files[1]:g}, threads {threads[0]:g} → "
         f"{threads[1]:g}; in the last two thirds own memory {mb[0]:.1f} → {mb[1]:.1f} MB"
-        f"{_slope_mb_per_h(facts)}",
-        f"no more than {_MORE_FILES} files, {_MORE_THREADS} threads, {more_mb:g} MB",
+        f"{_slope_mb_per_h(facts)}, PSS {pss_mb[0]:.1f} → {pss_mb[1]:.1f} MB",
+        f"no more than {_MORE_FILES} files, {_MORE_THREADS} threads, {more_mb:g} MB; PSS "
+        f"{_SHARES * more_mb:g} MB",
         ok,
     )
 

@@ -65,7 +65,7 @@ class Sample(NamedTuple):
     """What the process costs. life: its number, from 1. took_s: the three questions of a round.
 
     pss_mb: all memory, what is shared split among those who share it, so that it changes with them.
-    own_mb: what no file holds, as libraries are held, and so nobody else has a share in.
+    own_mb: anonymous memory, of which nobody else has a share: heaps and stacks, not libraries.
     waited_s: what the thread that waited longest for a processor did since the sample before.
     lateness: ticks so far that were at most so many s late. metrics: sums over labels, by name.
     """

@@ -71,7 +71,7 @@ class Watch(Beside):
             raise NoAnswer(f"GET /metrics: {status}")
         took_s = time.monotonic() - begin_s
         lateness, metrics = _parse(text.decode())
-        costs = (*_cost(pid), took_s, self._waited_s(pid))
+        costs = (*cost(pid), took_s, self._waited_s(pid))
         self.samples.append(Sample(time.monotonic(), life, *costs, lateness, metrics))
 
     def _waited_s(self, pid: int) -> float:
@@ -158,21 +158,23 @@ def _parse(text: str) -> tuple[dict[float, int], dict[str, float]]:
     return lateness, sums
 
 
-def _cost(pid: int) -> tuple[float, float, int, int, float, int]:
-    """PSS and own memory in MB, open files, threads, processor time in s, bytes written.
+def cost(pid: int) -> tuple[float, float, int, int, float, int]:
+    """Give PSS and own memory in MB, open files, threads, processor time in s, bytes written.
 
     Source: Linux, Documentation/filesystems/proc.rst, smaps_rollup and io.
     """
     folder = Path(f"/proc/{pid}")
     stat = (folder / "stat").read_text().rpartition(")")[2].split()
     cpu_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S
-    pss_mb, own_mb = (
-        _field(folder / "smaps_rollup", name) * 1024 / 1e6 for name in ("Pss:", "Anonymous:")
-    )
+    memory_kib = _fields(folder / "smaps_rollup")
+    pss_mb = memory_kib["Pss:"] * 1024 / 1e6
+    own_mb = (memory_kib["Anonymous:"] + memory_kib["Swap:"]) * 1024 / 1e6
     files = len(list((folder / "fd").iterdir()))
-    return pss_mb, own_mb, files, int(stat[17]), cpu_s, _field(folder / "io", "write_bytes:")
+    written = _fields(folder / "io")["write_bytes:"]
+    return pss_mb, own_mb, files, int(stat[17]), cpu_s, written
 
 
-def _field(file: Path, name: str) -> int:
+def _fields(file: Path) -> dict[str, int]:
+    """Give the numbers of a file of `name: number` lines; others are left out."""
     lines = map(str.split, file.read_text().splitlines())
-    return next((int(words[1]) for words in lines if words[0] == name), 0)
+    return {words[0]: int(words[1]) for words in lines if words[1:] and words[1].isdigit()}

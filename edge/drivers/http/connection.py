@@ -35,7 +35,7 @@ from urllib3.response import BaseHTTPResponse
 from edge.communication import HttpEndpoint
 from edge.drivers.credentials import tls_context
 from edge.drivers.dial import dial
-from edge.drivers.http.dialled import on_socket
+from edge.drivers.http.dialled import make_connection
 from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import BadReply, Cause, LineError, MeterError, NoReply
 from edge.reach import Reach
@@ -109,8 +109,8 @@ class OriginConnection:
             return
         endpoint = self._endpoint
         tls = None if endpoint.scheme == "http" else _tls_context(endpoint)
-        dialled = dial(endpoint.host, endpoint.port, timeout_s, self._reach, "HTTP")
-        connection = on_socket(dialled, endpoint.host, endpoint.port, timeout_s, tls)
+        connection = make_connection(endpoint.host, endpoint.port, timeout_s, tls)
+        connection.dialled = dial(endpoint.host, endpoint.port, timeout_s, self._reach, "HTTP")
         try:
             connection.connect()
         except (OSError, HTTPError, UnicodeError) as exc:

@@ -1,4 +1,4 @@
-"""urllib3's connections on a socket that is there.
+"""urllib3's connections over a socket that is there.
 
 By itself it looks the host's name up, and tries all addresses, also others than were judged. For
 TLS and the Host header the host keeps the name that it has in the URL.
@@ -27,18 +27,14 @@ class _Https(_Dialled, HTTPSConnection):
     pass
 
 
-def on_socket(
-    dialled: socket.socket,
-    host: str,
-    port: int | None,
-    timeout_s: float,
-    tls: ssl.SSLContext | None,
-) -> HTTPConnection:
-    """Make a connection that is to be connected: that is for TLS alone. It closes the socket."""
-    connection: _Http | _Https
+def make_connection(
+    host: str, port: int | None, timeout_s: float, tls: ssl.SSLContext | None
+) -> _Http | _Https:
+    """Make a connection whose `dialled` is to be set, and which is then to be connected.
+
+    `connect` takes that socket over, with a TLS handshake if there is a context; from then on
+    `close` closes it. Raises ValueError for a host that is none.
+    """
     if tls is None:
-        connection = _Http(host, port, timeout=timeout_s)
-    else:
-        connection = _Https(host, port, timeout=timeout_s, ssl_context=tls)
-    connection.dialled = dialled
-    return connection
+        return _Http(host, port, timeout=timeout_s)
+    return _Https(host, port, timeout=timeout_s, ssl_context=tls)

@@ -86,8 +86,8 @@ class ModbusDriver:
         self._framing: Framing = framing(self._wire)
         self._readers: dict[Meter, ModbusReader] = {}
         self._last_request_mono_s = 0.0
-        self._is_ready = False
-        """The wire was open a moment ago; each look is a system call."""
+        self._just_looked = False
+        """The line looked at the wire just before `poll`; each look is a system call."""
         self.opened = 0
 
     @property
@@ -109,7 +109,7 @@ class ModbusDriver:
         """Read a meter; see `Driver.poll`."""
         communication = _communication(meter)
         ask = partial(self._read_block, communication)
-        self._is_ready = communication.request_delay_s <= 0
+        self._just_looked = communication.request_delay_s <= 0
         return self.poll_by(ask, meter, 0 if trial else communication.retries)
 
     def poll_by(self, ask: Ask, meter: Meter, retries: int) -> Outcome:
@@ -223,9 +223,9 @@ class ModbusDriver:
     def _read_block(
         self, communication: ModbusCommunication, request: ReadRequest
     ) -> Sequence[int]:
-        if not self._is_ready:
+        if not self._just_looked:
             self.make_ready(communication.request_delay_s, communication.timeout_s)
-        self._is_ready = False
+        self._just_looked = False
         return self.read(request, communication.timeout_s)
 
 

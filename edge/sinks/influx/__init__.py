@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 from edge.clock import Clock
+from edge.drivers.dial import MOST_ADDRESSES
 from edge.errors import SinkForbidden, SinkRetry
 from edge.heartbeat import Heartbeat
 from edge.payload import shown
@@ -41,8 +42,8 @@ FEWEST = 100
 
 MARGIN_S = 600.0
 """Beside the waits of a request, for the resolution of a name, as `edge.line.MARGIN_S`."""
-MOST_WAITS = 10
-"""More time-outs than one request can come to: one for each address, for TLS and for the answer."""
+MOST_WAITS = MOST_ADDRESSES + 2
+"""The time-outs that a request can come to: one for each address, for TLS and for the answer."""
 
 _HEADERS = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
 _REASON_CHARACTERS = 200

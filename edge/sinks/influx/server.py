@@ -1,4 +1,4 @@
-"""The connection to a server: one, kept open between requests. The only module here with sockets.
+"""The connection to a server: one, kept open between requests. The only module here that connects.
 
 Each request ends in time, and in bytes, however slowly its answer comes. Who we are is read anew
 from its file with each connection, and there is a new one after each request that failed, was not
@@ -23,7 +23,7 @@ from urllib3.util import Url, parse_url
 from edge import __version__
 from edge.drivers.credentials import tls_context
 from edge.drivers.dial import connect_first
-from edge.drivers.http.dialled import on_socket
+from edge.drivers.http.dialled import make_connection
 from edge.drivers.http.sockets import EndingSocket, EndingTlsSocket, TooMuch, ending
 from edge.errors import SinkForbidden, SinkRetry
 from edge.settings import InfluxConfig
@@ -149,7 +149,9 @@ class Server:
             )
         tls = None if self._url.scheme == "http" else _tls_context(self._config.ca_file)
         port = _PORTS[self._url.scheme] if self._url.port is None else self._url.port
-        return on_socket(self._dialled(host, port), host, port, timeout_s, tls)
+        connection = make_connection(host, port, timeout_s, tls)
+        connection.dialled = self._dialled(host, port)
+        return connection
 
     def _dialled(self, host: str, port: int) -> socket.socket:
         try:
